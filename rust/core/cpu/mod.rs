@@ -1,0 +1,328 @@
+//! The CPU executor: interprets a program on a pool of threads.
+
+mod kv;
+mod pool;
+
+pub use kv::KvCache;
+pub use pool::Pool;
+
+use crate::activations::{Activations, TokenWriter};
+use crate::certify::Certified;
+use crate::formats::TILE;
+use crate::kernels::{Kernels, RowConstants};
+use crate::matrix::Matrix;
+use crate::ops::attention::{Query, Scratch};
+use crate::ops::{embed, gated, hadamard, residual, rope, softcap};
+use crate::program::{Attention, MatrixId, Op, Slot, Vector};
+use alloc::{sync::Arc, vec, vec::Vec};
+pub(crate) use pool::Disjoint;
+
+/// One token of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Token id, below the vocabulary.
+    pub id: u32,
+    /// Index into [`Batch::tables`].
+    pub sequence: u32,
+    /// Position in its sequence. Earlier positions are cached, or stand earlier in the batch.
+    pub position: u32,
+    /// Whether its logits are asked for.
+    pub logits: bool,
+}
+
+/// Tokens of one or more sequences, in any mixture of prefill and decode.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The tokens.
+    pub tokens: &'a [Token],
+    /// The cache pages of each sequence, in order of position.
+    pub tables: &'a [&'a [u32]],
+}
+
+/// Runs one model on the CPU. Its threads, scratch and caches are its own.
+pub struct Cpu {
+    model: Arc<Certified>,
+    kernels: &'static Kernels,
+    pool: Arc<Pool>,
+    kv: KvCache,
+    slots: Vec<Vec<i32>>,
+    activations: Activations,
+    angles: Vec<(i32, i32)>,
+    scratch: Vec<ThreadScratch>,
+}
+
+/// Working memory of one thread.
+#[derive(Default)]
+struct ThreadScratch {
+    sums: Vec<[i64; TILE]>,
+    attention: Scratch,
+    query: Vec<i16>,
+}
+
+/// Tokens that one call of a dot kernel covers at most; bounds the memory for their sums.
+const TOKEN_BLOCK: usize = 64;
+/// Parts per thread of a parallel loop: enough to even out, few enough to stream.
+const PARTS: usize = 4;
+
+impl Cpu {
+    /// An executor on `pool` with `page` positions to a cache page.
+    #[must_use]
+    pub fn new(model: Arc<Certified>, kernels: &'static Kernels, pool: Arc<Pool>, page: usize) -> Self {
+        let scratch = (0..pool.threads()).map(|_| ThreadScratch::default()).collect();
+        let slots = vec![Vec::new(); model.widths().len()];
+        let kv = KvCache::new(&model, page);
+        Self { model, kernels, pool, kv, slots, activations: Activations::default(), angles: Vec::new(), scratch }
+    }
+
+    /// The caches.
+    #[must_use]
+    pub fn kv(&self) -> &KvCache {
+        &self.kv
+    }
+
+    /// The caches, to make room in.
+    pub fn kv_mut(&mut self) -> &mut KvCache {
+        &mut self.kv
+    }
+
+    /// The threads that work for it.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Runs `batch` and appends the logits of the tokens that ask for them to `logits`, `vocabulary` each, in order.
+    /// They are before a final softcap. `probe` sees every slot that an op has written.
+    ///
+    /// # Panics
+    /// When a token id is not below the vocabulary, or a position has no page in its sequence's table: the caller's
+    /// scheduler guarantees both.
+    pub fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, probe: &mut dyn FnMut(&str, &[i32])) {
+        let model = Arc::clone(&self.model);
+        let vocabulary = model.model().vocabulary;
+        assert!(batch.tokens.iter().all(|token| (token.id as usize) < vocabulary), "token id outside the vocabulary");
+        let mut layer = 0;
+        for op in &model.model().body {
+            self.step(op, batch, batch.tokens.len(), layer, probe);
+            layer += usize::from(matches!(op, Op::Attention(_)));
+        }
+        let wanted: Vec<usize> = (0..batch.tokens.len()).filter(|&i| batch.tokens[i].logits).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        for &slot in model.head_inputs() {
+            let width = model.widths()[slot];
+            for (to, &from) in wanted.iter().enumerate() {
+                self.slots[slot].copy_within(from * width..(from + 1) * width, to * width);
+            }
+        }
+        for op in &model.model().head {
+            self.step(op, batch, wanted.len(), layer, probe);
+        }
+        let width = model.widths()[model.logits()];
+        for row in self.slots[model.logits()].chunks_exact(width).take(wanted.len()) {
+            logits.extend_from_slice(&row[..vocabulary]);
+        }
+    }
+
+    fn step(&mut self, op: &Op, batch: &Batch<'_>, tokens: usize, layer: usize, probe: &mut dyn FnMut(&str, &[i32])) {
+        let model = Arc::clone(&self.model);
+        let f = model.model().fraction_bits;
+        match op {
+            Op::Embed { matrix, out } => {
+                let matrix = &model.model().matrices[*matrix];
+                self.rows(*out, tokens, |row, i| embed::embed(matrix, batch.tokens[i].id as usize, f, row));
+            }
+            Op::RmsNorm { input, out, gain, norm } => {
+                let Vector::Gain(gain) = &model.model().vectors[*gain].values else { return };
+                self.copy(*input, *out, tokens);
+                let rms_norm = self.kernels.rms_norm;
+                self.rows(*out, tokens, |row, _| {
+                    row.chunks_exact_mut(gain.len()).for_each(|run| rms_norm(run, gain, norm, f));
+                });
+            }
+            Op::Linear { input, outputs } => self.linear(*input, outputs, tokens),
+            Op::Rope { slot, head_width, table, pairs } => {
+                let Vector::Freq64(table) = &model.model().vectors[*table].values else { return };
+                let mut angles = core::mem::take(&mut self.angles);
+                angles.clear();
+                angles.extend(batch.tokens.iter().flat_map(|token| rope::angles(table, token.position)));
+                self.rows(*slot, tokens, |row, i| {
+                    let angles = &angles[i * table.len()..(i + 1) * table.len()];
+                    row.chunks_exact_mut(*head_width).for_each(|head| rope::rope(head, angles, *pairs));
+                });
+                self.angles = angles;
+            }
+            Op::Hadamard { slot, head_width } => {
+                self.rows(*slot, tokens, |row, _| row.chunks_exact_mut(*head_width).for_each(hadamard::hadamard));
+            }
+            Op::Attention(attention) => self.attention(attention, layer, batch, f),
+            Op::GatedActivation { kind, gate, up, out } => {
+                let kernel = self.kernels.gated_activation;
+                let up_values = core::mem::take(&mut self.slots[*up]);
+                let width = model.widths()[*up];
+                if up == gate {
+                    self.slots[*gate].clone_from(&up_values);
+                }
+                if out == up {
+                    // The product is formed in the gate's place; `up` takes it over below.
+                    self.rows(*gate, tokens, |row, i| kernel(*kind, row, &up_values[i * width..(i + 1) * width], f));
+                    self.slots[*up] = up_values;
+                    self.copy(*gate, *out, tokens);
+                } else {
+                    self.copy(*gate, *out, tokens);
+                    self.rows(*out, tokens, |row, i| kernel(*kind, row, &up_values[i * width..(i + 1) * width], f));
+                    self.slots[*up] = up_values;
+                }
+            }
+            Op::Relu2 { slot } => {
+                self.rows(*slot, tokens, |row, _| row.iter_mut().for_each(|x| *x = gated::relu2(*x, f)));
+            }
+            Op::ResidualAdd { into, from } => {
+                let added = core::mem::take(&mut self.slots[*from]);
+                let width = model.widths()[*from];
+                self.rows(*into, tokens, |row, i| residual::residual_add(row, &added[i * width..(i + 1) * width]));
+                self.slots[*from] = added;
+            }
+            Op::Softcap { slot, cap } => {
+                self.rows(*slot, tokens, |row, _| row.iter_mut().for_each(|x| *x = softcap::softcap(*x, cap, f)));
+            }
+        }
+        for slot in op.writes() {
+            probe(&model.model().slots[slot], &self.slots[slot][..tokens * model.widths()[slot]]);
+        }
+    }
+
+    /// Makes a slot hold `tokens` vectors and changes each with `work(vector, token)`.
+    fn rows(&mut self, slot: Slot, tokens: usize, work: impl Fn(&mut [i32], usize) + Sync) {
+        let width = self.model.widths()[slot];
+        let buffer = &mut self.slots[slot];
+        buffer.resize(tokens * width, 0);
+        let parts = Disjoint::new(buffer);
+        self.pool.run(tokens, &|_, i| {
+            // SAFETY: tokens have disjoint vectors, and the buffer outlives `run`.
+            work(unsafe { parts.part(i * width, width) }, i);
+        });
+    }
+
+    fn copy(&mut self, from: Slot, to: Slot, tokens: usize) {
+        if from != to {
+            let len = tokens * self.model.widths()[from];
+            let source = core::mem::take(&mut self.slots[from]);
+            let target = &mut self.slots[to];
+            target.clear();
+            target.extend_from_slice(&source[..len]);
+            self.slots[from] = source;
+        }
+    }
+
+    fn linear(&mut self, input: Slot, outputs: &[(MatrixId, Slot)], tokens: usize) {
+        let model = Arc::clone(&self.model);
+        let (matrices, widths) = (&model.model().matrices, model.widths());
+        let columns = widths[input];
+        let x = &self.slots[input];
+        self.activations.reset(matrices[outputs[0].0].activation, columns, tokens);
+        let activation = self.activations.shape().activation;
+        let writer: TokenWriter = self.activations.writer();
+        let quantize = self.kernels.quantize;
+        self.pool.run(tokens, &|_, i| {
+            // SAFETY: each token is written by one part, and the activations outlive `run`.
+            quantize(&x[i * columns..(i + 1) * columns], activation, unsafe { writer.token(i) });
+        });
+
+        let mut targets: Vec<(&Matrix, Disjoint<i32>)> = Vec::with_capacity(outputs.len());
+        for &(matrix, slot) in outputs {
+            self.slots[slot].resize(tokens * widths[slot], 0);
+            targets.push((&matrices[matrix], Disjoint::new(&mut self.slots[slot])));
+        }
+        let tiles: usize = targets.iter().map(|(matrix, _)| matrix.tiles()).sum();
+        let parts = (self.pool.threads() * PARTS).min(tiles).max(1);
+        let scratch = Disjoint::new(&mut self.scratch);
+        let (activations, kernels) = (&self.activations, self.kernels);
+        self.pool.run(parts, &|thread, part| {
+            // SAFETY: each thread has its own scratch, which outlives `run`.
+            let sums = &mut unsafe { scratch.part(thread, 1) }[0].sums;
+            sums.resize(TOKEN_BLOCK.min(tokens), [0; TILE]);
+            for mut tile in part * tiles / parts..(part + 1) * tiles / parts {
+                for (matrix, out) in &targets {
+                    if tile < matrix.tiles() {
+                        // SAFETY: every tile of every matrix is visited once, so its rows are written once.
+                        unsafe { linear_tile(kernels, matrix, tile, activations, sums, out) };
+                        break;
+                    }
+                    tile -= matrix.tiles();
+                }
+            }
+        });
+    }
+
+    fn attention(&mut self, a: &Attention, layer: usize, batch: &Batch<'_>, f: u32) {
+        let tokens = batch.tokens.len();
+        let (width, kv_width) = (a.heads * a.head_width, a.kv_heads * a.head_width);
+        let page = self.kv.page();
+        let place = |token: &Token| {
+            let (index, offset) = (token.position as usize / page, token.position as usize % page);
+            (batch.tables[token.sequence as usize][index], offset)
+        };
+        let (keys, values) = (&self.slots[a.key], &self.slots[a.value]);
+        let writer = self.kv.writer(layer);
+        self.pool.run(tokens, &|_, i| {
+            let (page, offset) = place(&batch.tokens[i]);
+            let range = i * kv_width..(i + 1) * kv_width;
+            // SAFETY: a batch holds a position of a sequence once, and live sequences share no page that is written.
+            unsafe { writer.write(page, offset, &keys[range.clone()], &values[range]) };
+        });
+
+        let queries = core::mem::take(&mut self.slots[a.query]);
+        self.slots[a.out].resize(tokens * width, 0);
+        let out = Disjoint::new(&mut self.slots[a.out]);
+        let scratch = Disjoint::new(&mut self.scratch);
+        let (kv, kernel, group) = (&self.kv, self.kernels.attention, a.heads / a.kv_heads);
+        self.pool.run(tokens * a.kv_heads, &|thread, part| {
+            let (i, kv_head) = (part / a.kv_heads, part % a.kv_heads);
+            let token = &batch.tokens[i];
+            let last = token.position as usize;
+            let first = if a.window == 0 { 0 } else { (last + 1).saturating_sub(a.window as usize) };
+            // SAFETY: each thread has its own scratch, which outlives `run`.
+            let scratch = &mut unsafe { scratch.part(thread, 1) }[0];
+            scratch.query.resize(a.head_width, 0);
+            let mut runs = Vec::new();
+            kv.runs(layer, kv_head, batch.tables[token.sequence as usize], first, last, &mut runs);
+            for head in kv_head * group..(kv_head + 1) * group {
+                let start = i * width + head * a.head_width;
+                let (d, t) = kv::query_codes(&queries[start..start + a.head_width], a.query_max, &mut scratch.query);
+                let query = Query { codes: &scratch.query, d: i32::from(d), t: i32::from(t) };
+                // SAFETY: heads of tokens have disjoint outputs, and the buffer outlives `run`.
+                let out = unsafe { out.part(start, a.head_width) };
+                kernel(query, &runs, &a.scoring, f, &mut scratch.attention, out);
+            }
+        });
+        self.slots[a.query] = queries;
+    }
+}
+
+/// All tokens of one tile: exact sums, then outputs.
+///
+/// # Safety
+/// No other thread writes the rows of this tile, and the buffer behind `out` is alive.
+unsafe fn linear_tile(
+    kernels: &Kernels, matrix: &Matrix, tile: usize, x: &Activations, sums: &mut [[i64; TILE]], out: &Disjoint<i32>,
+) {
+    let first = tile * TILE;
+    let count = TILE.min(matrix.rows - first);
+    let rows = RowConstants {
+        rows: &matrix.planes.row.bytes()[first * 4..][..64],
+        bias: matrix.planes.bias.as_ref().map(|plane| &plane.bytes()[first * 4..][..count * 4]),
+        preshift: matrix.preshift,
+    };
+    for start in (0..x.tokens()).step_by(TOKEN_BLOCK) {
+        let block = start..x.tokens().min(start + TOKEN_BLOCK);
+        (kernels.dot)(matrix, tile, x, block.clone(), sums);
+        for (token, sums) in block.zip(sums.iter()) {
+            let codes = x.token(token);
+            // SAFETY: as promised by the caller; tokens are disjoint.
+            let out = unsafe { out.part(token * matrix.rows + first, count) };
+            (kernels.finish)(sums, codes.d, codes.t, rows, out);
+        }
+    }
+}

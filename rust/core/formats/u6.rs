@@ -1,0 +1,42 @@
+//! U6: the words of U4 for the low four bits, and two words of high pairs.
+
+use super::{GROUP, Payload, PayloadKind, ScaleMode, pack_nibbles, pack_pairs, unpack_nibbles, unpack_pairs};
+
+/// 6-bit uniform codes, level = code − 32.
+pub(super) struct U6;
+
+impl Payload for U6 {
+    fn name(&self) -> &'static str {
+        "U6"
+    }
+
+    fn kind(&self) -> PayloadKind {
+        PayloadKind::U6
+    }
+
+    fn words(&self) -> usize {
+        6
+    }
+
+    fn max_code(&self) -> i32 {
+        63
+    }
+
+    fn unpack(&self, words: &[u32], codes: &mut [i16; GROUP]) {
+        unpack_nibbles(&words[..4], codes);
+        unpack_pairs(&words[4..], 4, codes);
+    }
+
+    fn pack(&self, codes: &[i16; GROUP], words: &mut [u32]) {
+        pack_nibbles(codes, &mut words[..4]);
+        pack_pairs(codes, 4, &mut words[4..]);
+    }
+
+    fn level(&self, code: i16, _table: &[i8; 16]) -> i32 {
+        i32::from(code) - 32
+    }
+
+    fn modes(&self) -> &'static [ScaleMode] {
+        &[ScaleMode::R, ScaleMode::B8, ScaleMode::Z8]
+    }
+}

@@ -1,0 +1,33 @@
+//! The reference set: every slot as the plain op.
+
+use super::{Dot, Kernels, RowConstants};
+use crate::activations::quantize;
+use crate::formats::TILE;
+use crate::matrix::RowScale;
+use crate::ops::attention::attention;
+use crate::ops::gated::gated_activation;
+use crate::ops::linear::{self, Finish};
+use crate::ops::rms_norm::rms_norm;
+use crate::storage::read_u32;
+
+/// The set.
+pub const KERNELS: Kernels =
+    Kernels { name: "reference", dot: DOT, finish, quantize, rms_norm, gated_activation, attention };
+
+const DOT: Dot = |matrix, tile, x, tokens, sums| {
+    for (token, sums) in tokens.zip(sums) {
+        linear::dot_tile(matrix, tile, &x.token(token), sums);
+    }
+};
+
+/// Outputs of one token from the sums of a tile.
+#[inline(always)]
+pub(crate) fn finish(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]) {
+    for (r, out) in out.iter_mut().enumerate() {
+        let row = Finish {
+            scale: RowScale::from_word(read_u32(rows.rows, r)),
+            bias: rows.bias.map_or(0, |bias| read_u32(bias, r) as i32),
+        };
+        *out = linear::finish(sums[r], d, t, rows.preshift, row);
+    }
+}
