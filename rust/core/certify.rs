@@ -51,6 +51,14 @@ impl Certified {
         &self.model
     }
 
+    /// The model as it was before certification, for writing it to a file.
+    #[must_use]
+    pub fn model_as_written(&self) -> Model {
+        let mut model = self.model.clone();
+        model.head.extend(self.final_softcap.map(|cap| Op::Softcap { slot: self.logits, cap }));
+        model
+    }
+
     /// Elements per token of each slot.
     #[must_use]
     pub fn widths(&self) -> &[usize] {
@@ -348,9 +356,15 @@ fn check_matrix(matrix: &Matrix, pool: &Pool) -> Result<(), Refusal> {
     let row_planes = [Some(&matrix.planes.row), matrix.planes.embedding_row.as_ref()];
     for plane in row_planes.into_iter().flatten() {
         for row in 0..matrix.rows {
-            let RowScale { m, shift } = RowScale::from_word(plane.u32(row));
-            let fits = m >= 1 << 22 || (m == 0 && shift == 0);
-            require(fits, name, "2^22 <= m < 2^23, or m = sh = 0", format!("row {row}: m = {m}, sh = {shift}"))?;
+            let word = plane.u32(row);
+            let RowScale { m, .. } = RowScale::from_word(word);
+            let fits = word >> 30 == 0 && (m >= 1 << 22 || word == 0);
+            require(
+                fits,
+                name,
+                "2^22 <= m < 2^23 and sh <= 127, or m = sh = 0",
+                format_args!("row {row}: {word:#010x}"),
+            )?;
         }
     }
     if matrix.format.mode == ScaleMode::Z8 {

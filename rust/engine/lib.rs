@@ -1,1 +1,12 @@
-//! engine
+//! The engine: model directories, scheduling and sampling over the integer core. It speaks token ids only.
+
+pub mod engine;
+pub mod error;
+pub mod model;
+pub mod request;
+mod scheduler;
+
+pub use engine::{Engine, Options};
+pub use error::{ModelError, RequestError};
+pub use intact_core as core;
+pub use model::Loaded;

@@ -1,1 +1,38 @@
-//! placeholder
+//! The native module of the Python package. It converts values and releases the GIL around work, nothing else.
+
+mod engine;
+mod errors;
+mod model;
+mod numerics;
+mod source;
+
+use intact_core::kernels::{Kernels, SETS};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+/// The kernel sets of this build: `[{"name", "needs", "available", "chosen"}]`, slowest first.
+#[pyfunction]
+fn kernels(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let chosen = Kernels::choose(None).map(|kernels| kernels.name);
+    let list = PyList::empty(py);
+    for set in SETS {
+        let entry = PyDict::new(py);
+        entry.set_item("name", set.kernels.name)?;
+        entry.set_item("needs", set.needs)?;
+        entry.set_item("available", (set.available)())?;
+        entry.set_item("chosen", Some(set.kernels.name) == chosen)?;
+        list.append(entry)?;
+    }
+    Ok(list)
+}
+
+#[pymodule]
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add("CONTRACT_VERSION", intact_core::CONTRACT_VERSION)?;
+    m.add_function(wrap_pyfunction!(kernels, m)?)?;
+    m.add_class::<model::Model>()?;
+    m.add_class::<source::Source>()?;
+    m.add_class::<engine::Engine>()?;
+    numerics::register(m)
+}

@@ -137,9 +137,7 @@ impl Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.payload.name())?;
-        if self.payload.kind() != PayloadKind::W16 {
-            f.write_str(self.mode.name())?;
-        }
+        f.write_str(self.mode.name())?;
         if self.block != DEFAULT_BLOCK {
             write!(f, "/{}", self.block)?;
         }

@@ -1,0 +1,30 @@
+"""Intact: transformer language models in integer arithmetic, the same bits on every machine.
+
+>>> from intact import LLM, SamplingParams
+>>> llm = LLM("smollm2")
+>>> llm.generate("The capital of France is", SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].text
+"""
+
+from intact._native import CONTRACT_VERSION, __version__
+from intact.conversion import quantize
+from intact.errors import DeviceError, IntactError, ModelError, RequestError, TokenizerError
+from intact.llm import LLM
+from intact.outputs import CompletionOutput, Logprob, RequestOutput, StreamChunk
+from intact.sampling import SamplingParams
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "LLM",
+    "CompletionOutput",
+    "DeviceError",
+    "IntactError",
+    "Logprob",
+    "ModelError",
+    "RequestError",
+    "RequestOutput",
+    "SamplingParams",
+    "StreamChunk",
+    "TokenizerError",
+    "__version__",
+    "quantize",
+]

@@ -1,0 +1,125 @@
+//! What can go wrong, one variant per cause.
+
+use intact_core::certify::Refusal;
+use std::path::PathBuf;
+
+/// A model directory that cannot be read, written or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The operating system refused a file.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// `intact.json` is not what docs/MODEL.md describes.
+    #[error("{}: {problem}; convert the model again with `intact quantize`", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the field.
+        problem: String,
+    },
+    /// The model follows a version of the contract or of the directory that this build does not know.
+    #[error("{}: {what} version {found} is not {supported}; use a release of Intact that knows it, or convert again", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Which version.
+        what: &'static str,
+        /// In the file.
+        found: u32,
+        /// In this build.
+        supported: u32,
+    },
+    /// `model.safetensors` does not hold the planes that `intact.json` names.
+    #[error("{}: {problem}; the file is damaged or belongs to another intact.json: convert the model again", path.display())]
+    Planes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the plane.
+        problem: String,
+    },
+    /// A hash differs from the content.
+    #[error("{}: SHA-256 of {what} is {found}, recorded is {recorded}; the file has changed since it was written", path.display())]
+    Hash {
+        /// The file.
+        path: PathBuf,
+        /// The plane, file or digest.
+        what: String,
+        /// Of the content.
+        found: String,
+        /// In `intact.json`.
+        recorded: String,
+    },
+    /// A bound of the contract does not hold.
+    #[error("{}: {refusal}; this model cannot be run exactly", path.display())]
+    Refused {
+        /// The directory or source.
+        path: PathBuf,
+        /// The bound.
+        refusal: Refusal,
+    },
+    /// The target of a conversion exists.
+    #[error("{}: already exists; choose another directory or allow overwriting", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// A request that cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No tokens.
+    #[error("prompt: it is empty; give at least one token")]
+    EmptyPrompt,
+    /// A token id that the model does not have.
+    #[error("prompt[{index}]: token id {id} is not below the vocabulary of {vocabulary}")]
+    TokenOutOfRange {
+        /// Where.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// Tokens of the model.
+        vocabulary: usize,
+    },
+    /// More tokens than the model's context.
+    #[error("prompt: {tokens} tokens do not fit the context of {context}; shorten the prompt")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// The model's longest sequence.
+        context: usize,
+    },
+    /// More positions than the cache may hold.
+    #[error(
+        "prompt: {tokens} tokens and their continuation need more cache than the {capacity} positions allowed; raise kv_tokens or lower max_tokens"
+    )]
+    CacheTooSmall {
+        /// Tokens of prompt and continuation.
+        tokens: usize,
+        /// Positions of the cache.
+        capacity: usize,
+    },
+    /// A setting out of its range.
+    #[error("{field}: {found} is not within {range}")]
+    OutOfRange {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// The cache could not grow.
+    #[error("KV cache: {bytes} more bytes are not to be had; lower kv_tokens or run fewer sequences at once")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}

@@ -1,0 +1,126 @@
+//! `Engine`: requests in, tokens out.
+
+use crate::errors;
+use crate::model::{self, Model};
+use intact::request::{Finish, Request};
+use intact::{Engine as Inner, Options, RequestError};
+use intact_core::cpu::Pool;
+use intact_core::kernels::Kernels;
+use intact_core::ops::sample::Sampling;
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use pyo3::prelude::*;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One model with its threads, cache and sequences. Calls from several threads take turns.
+#[pyclass(frozen, module = "intact._native")]
+pub(crate) struct Engine {
+    inner: Mutex<Inner>,
+    kernels: &'static str,
+    threads: usize,
+    vocabulary: usize,
+}
+
+/// (request, stream, token, logprob, top, finish).
+type Event = (u64, u32, u32, Option<i32>, Vec<(u32, i32)>, Option<&'static str>);
+
+impl Engine {
+    fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut Inner) -> T + Send) -> T {
+        py.detach(|| work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (model, *, kernels = None, threads = None, chunk = 512, page = 64, kv_tokens = None,
+                        max_sequences = 256))]
+    fn new(
+        model: &Model, kernels: Option<&str>, threads: Option<usize>, chunk: usize, page: usize,
+        kv_tokens: Option<usize>, max_sequences: usize,
+    ) -> PyResult<Self> {
+        let Some(set) = Kernels::choose(kernels) else {
+            let names: Vec<&str> = Kernels::available().iter().map(|kernels| kernels.name).collect();
+            let asked = kernels.unwrap_or_default();
+            return Err(errors::device(format!("cpu: {asked:?} is not one of {} on this machine", names.join(", "))));
+        };
+        for (field, value, most) in
+            [("chunk", chunk, 1 << 16), ("page", page, 1 << 16), ("max_sequences", max_sequences, 1 << 16)]
+        {
+            if !(1..=most).contains(&value) {
+                return Err(errors::request(format!("{field}: {value} is not within 1…{most}")));
+            }
+        }
+        let defaults = Options::new(set, model.0.certified.model().context);
+        let kv_tokens = kv_tokens.unwrap_or(defaults.kv_tokens);
+        if !(1..=1 << 32).contains(&kv_tokens) {
+            return Err(errors::request(format!("kv_tokens: {kv_tokens} is not within 1…2^32")));
+        }
+        let options = Options { chunk, page, kv_tokens, max_sequences, ..defaults };
+        let pool = Arc::new(Pool::new(model::threads(threads)?));
+        let threads = pool.threads();
+        let vocabulary = model.0.certified.model().vocabulary;
+        Ok(Self { inner: Mutex::new(Inner::new(&model.0, pool, options)), kernels: set.name, threads, vocabulary })
+    }
+
+    /// The kernel set in use.
+    #[getter]
+    fn kernels(&self) -> &'static str {
+        self.kernels
+    }
+
+    /// Threads in use.
+    #[getter]
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Takes a request and returns its number; its tokens come from `step`. Settings are the contract's integers.
+    #[pyo3(signature = (prompt, *, max_tokens, temperature, top_k, top_p, min_p, seed, n, stop_ids, logprobs))]
+    #[allow(clippy::too_many_arguments)]
+    fn add(
+        &self, py: Python<'_>, prompt: Vec<u32>, max_tokens: u32, temperature: u32, top_k: u32, top_p: u32, min_p: u32,
+        seed: u64, n: u32, stop_ids: Vec<u32>, logprobs: Option<u32>,
+    ) -> PyResult<u64> {
+        let sampling = Sampling { temperature, top_k, top_p, min_p, seed };
+        let request = Request { prompt, max_tokens, sampling, n, stop_ids, logprobs };
+        self.with(py, |engine| engine.add(request)).map_err(errors::request)
+    }
+
+    /// Ends a request, or one of its continuations.
+    #[pyo3(signature = (request, stream = None))]
+    fn cancel(&self, py: Python<'_>, request: u64, stream: Option<u32>) {
+        self.with(py, |engine| engine.cancel(request, stream));
+    }
+
+    /// Runs one batch; returns (request, stream, token, logprob, top, finish) for every token that it generated.
+    fn step(&self, py: Python<'_>) -> PyResult<Vec<Event>> {
+        let events = self.with(py, Inner::step).map_err(errors::request)?;
+        let event = |event: intact::request::Event| {
+            let top = event.top.into_iter().map(|entry| (entry.token, entry.logprob)).collect();
+            let finish = event.finish.map(|finish| match finish {
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+            });
+            (event.request, event.stream, event.token, event.logprob, top, finish)
+        };
+        Ok(events.into_iter().map(event).collect())
+    }
+
+    /// Whether nothing is left to do.
+    fn idle(&self, py: Python<'_>) -> bool {
+        self.with(py, |engine| engine.idle())
+    }
+
+    /// The logits after every token of one sequence: int32 of shape (tokens, vocabulary), in QF.
+    fn logits<'py>(&self, py: Python<'py>, tokens: Vec<u32>) -> PyResult<Bound<'py, PyArray2<i32>>> {
+        let shape = [tokens.len(), self.vocabulary];
+        let values = self
+            .with(py, |engine| {
+                let mut values = Vec::with_capacity(if tokens.is_empty() { 0 } else { self.vocabulary });
+                engine.logits(&tokens, &mut |row| values.extend_from_slice(row))?;
+                Ok::<_, RequestError>(values)
+            })
+            .map_err(errors::request)?;
+        PyArray1::from_vec(py, values).reshape(shape)
+    }
+}

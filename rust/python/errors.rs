@@ -1,0 +1,30 @@
+//! Rust errors as the exception classes of `intact.errors`.
+
+use pyo3::prelude::*;
+use std::fmt::Display;
+
+/// An exception of class `intact.errors.<class>`.
+fn raise(class: &str, message: &dyn Display) -> PyErr {
+    Python::attach(|py| {
+        let found = py.import("intact.errors").and_then(|module| module.getattr(class));
+        match found.and_then(|class| class.call1((message.to_string(),))) {
+            Ok(value) => PyErr::from_value(value),
+            Err(error) => error,
+        }
+    })
+}
+
+/// A file, directory or source that cannot be used.
+pub(crate) fn model(error: impl Display) -> PyErr {
+    raise("ModelError", &error)
+}
+
+/// A request that cannot be run.
+pub(crate) fn request(error: impl Display) -> PyErr {
+    raise("RequestError", &error)
+}
+
+/// A device or kernel set that is not there.
+pub(crate) fn device(error: impl Display) -> PyErr {
+    raise("DeviceError", &error)
+}

@@ -1,0 +1,97 @@
+//! `Model`: a model directory, or a source converted in memory.
+
+use crate::errors;
+use intact::Loaded;
+use intact::model::{self, Extras};
+use intact_core::cpu::Pool;
+use pyo3::prelude::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A model that passed every check of the contract.
+#[pyclass(frozen, module = "intact._native")]
+pub(crate) struct Model(pub(crate) Loaded);
+
+/// Threads for work on whole models: as asked, or one per CPU that this process may use.
+pub(crate) fn threads(asked: Option<usize>) -> PyResult<usize> {
+    match asked {
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        Some(n @ 1..=1024) => Ok(n),
+        Some(n) => Err(errors::request(format!("threads: {n} is not within 1…1024"))),
+    }
+}
+
+#[pymethods]
+impl Model {
+    /// Opens a model directory.
+    #[staticmethod]
+    #[pyo3(signature = (path, threads = None))]
+    fn open(py: Python<'_>, path: &str, threads: Option<usize>) -> PyResult<Self> {
+        let threads = self::threads(threads)?;
+        py.detach(|| Loaded::open(Path::new(path), &Pool::new(threads))).map(Self).map_err(errors::model)
+    }
+
+    /// SHA-256 over everything that decides a bit.
+    #[getter]
+    fn digest(&self) -> &str {
+        &self.0.manifest.digest
+    }
+
+    /// The directory or source.
+    #[getter]
+    fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// F: logits are integers in units of 2^-F.
+    #[getter]
+    fn fraction_bits(&self) -> u32 {
+        self.0.certified.model().fraction_bits
+    }
+
+    /// Tokens of the model.
+    #[getter]
+    fn vocabulary(&self) -> usize {
+        self.0.certified.model().vocabulary
+    }
+
+    /// The longest sequence.
+    #[getter]
+    fn context(&self) -> u32 {
+        self.0.certified.model().context
+    }
+
+    /// Bytes of all planes.
+    #[getter]
+    fn plane_bytes(&self) -> usize {
+        model::plane_bytes(self.0.certified.model())
+    }
+
+    /// The text of intact.json.
+    fn manifest(&self) -> PyResult<String> {
+        serde_json::to_string(&self.0.manifest).map_err(errors::model)
+    }
+
+    /// Compares planes and small files with their recorded hashes; returns how many of each were checked.
+    fn verify(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        let threads = self::threads(None)?;
+        let verified = py.detach(|| self.0.verify(&Pool::new(threads))).map_err(errors::model)?;
+        Ok((verified.planes, verified.files))
+    }
+
+    /// Writes the model as a directory, complete or not at all.
+    #[pyo3(signature = (path, files, provenance, overwrite = false))]
+    fn save(
+        &self, py: Python<'_>, path: &str, files: BTreeMap<String, Vec<u8>>, provenance: BTreeMap<String, String>,
+        overwrite: bool,
+    ) -> PyResult<()> {
+        let extras = Extras { files, provenance };
+        let threads = self::threads(None)?;
+        py.detach(|| {
+            let model = self.0.certified.model_as_written();
+            model::write(Path::new(path), &model, &extras, overwrite, &Pool::new(threads))
+        })
+        .map(|_| ())
+        .map_err(errors::model)
+    }
+}

@@ -1,0 +1,113 @@
+//! `Source`: a checkpoint in floats or in another engine's codes.
+
+use crate::errors;
+use intact_quantize::import::{self, Array, Meta, TokenizerFiles};
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use std::path::Path;
+
+/// A GGUF file or Hugging Face directory, opened for reading.
+#[pyclass(frozen, module = "intact._native")]
+pub(crate) struct Source(pub(crate) import::Source);
+
+#[pymethods]
+impl Source {
+    #[new]
+    fn new(py: Python<'_>, path: &str) -> PyResult<Self> {
+        py.detach(|| import::Source::open(Path::new(path))).map(Self).map_err(errors::model)
+    }
+
+    /// "gguf" or "safetensors".
+    #[getter]
+    fn kind(&self) -> &'static str {
+        match self.0.tokenizer {
+            TokenizerFiles::Gguf(_) => "gguf",
+            TokenizerFiles::HuggingFace(_) => "safetensors",
+        }
+    }
+
+    /// The text of a Hugging Face config.json.
+    fn config(&self) -> String {
+        serde_json::Value::Object(self.0.config.clone()).to_string()
+    }
+
+    /// Hugging Face names, sorted.
+    fn tensor_names(&self) -> Vec<&str> {
+        self.0.tensors.keys().map(String::as_str).collect()
+    }
+
+    /// The element type of a tensor, such as "Q4_1".
+    fn tensor_type(&self, name: &str) -> PyResult<String> {
+        Ok(format!("{:?}", self.tensor_of(name)?.dtype))
+    }
+
+    /// The shape of a tensor, rows first.
+    fn tensor_shape<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.tensor_of(name)?.shape)
+    }
+
+    /// A tensor as float32.
+    fn tensor<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let tensor = self.tensor_of(name)?;
+        let values = py.detach(|| dequantize(tensor)).map_err(errors::model)?;
+        PyArray1::from_vec(py, values).reshape(tensor.shape.clone())
+    }
+
+    /// All metadata of a GGUF file, None for a directory.
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let TokenizerFiles::Gguf(metadata) = &self.0.tokenizer else { return Ok(None) };
+        let out = PyDict::new(py);
+        for (key, value) in metadata {
+            out.set_item(key, to_python(py, value)?)?;
+        }
+        Ok(Some(out))
+    }
+
+    /// The files of a directory that concern text, by name; empty for GGUF.
+    fn tokenizer_files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        if let TokenizerFiles::HuggingFace(files) = &self.0.tokenizer {
+            for (name, path) in files {
+                out.set_item(name, path)?;
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Source {
+    fn tensor_of(&self, name: &str) -> PyResult<&import::Tensor> {
+        self.0.tensors.get(name).ok_or_else(|| errors::model(format!("{name}: there is no such tensor")))
+    }
+}
+
+fn dequantize(tensor: &import::Tensor) -> Result<Vec<f32>, intact_quantize::error::Error> {
+    if tensor.shape.len() < 2 {
+        return tensor.vector_f32();
+    }
+    let columns = tensor.shape[1];
+    let mut values = vec![0.0; tensor.shape[0] * columns];
+    for (row, out) in values.chunks_exact_mut(columns.max(1)).enumerate() {
+        tensor.row_f32(row, out)?;
+    }
+    Ok(values)
+}
+
+fn to_python<'py>(py: Python<'py>, value: &Meta) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Meta::U64(v) => v.into_pyobject(py)?.into_any(),
+        Meta::I64(v) => v.into_pyobject(py)?.into_any(),
+        Meta::F64(v) => v.into_pyobject(py)?.into_any(),
+        Meta::Bool(v) => v.into_pyobject(py)?.to_owned().into_any(),
+        Meta::String(v) => v.into_pyobject(py)?.into_any(),
+        Meta::Array(Array::Strings(texts)) => PyList::new(py, texts.iter().collect::<Vec<_>>())?.into_any(),
+        Meta::Array(Array::Scalars(values)) => {
+            let list = PyList::empty(py);
+            for value in values.iter() {
+                list.append(to_python(py, &value)?)?;
+            }
+            list.into_any()
+        }
+    })
+}
