@@ -1,0 +1,297 @@
+//! Conversion: from a checkpoint to a model.
+use crate::arch::{self, KeyCache, Lowered, MatrixPlan, Role};
+use crate::constants;
+use crate::encode::{self, QUANTIZED, RowError, transcription};
+use crate::error::Error;
+use crate::import::{Source, Tensor};
+use intact_core::bounds::Magnitudes;
+use intact_core::certify::magnitudes;
+use intact_core::cpu::Pool;
+use intact_core::formats::{DEFAULT_BLOCK, Format};
+use intact_core::matrix::{Activation, Matrix};
+use intact_core::program::{Model, Op};
+use intact_core::storage::{AlignedBytes, Plane};
+use std::path::PathBuf;
+
+/// Why a checkpoint cannot be converted. Every message names the file, the field in it, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Source(#[from] Error),
+    /// The configuration is incomplete, contradictory or asks for something that Intact does not implement.
+    #[error("{}: config.json: {field}: {problem}; {remedy}", path.display())]
+    Config {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The key, with the keys of the objects around it.
+        field: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A tensor is missing, unknown, of the wrong shape, or cannot be represented.
+    #[error("{}: tensor {tensor}: {problem}; {remedy}", path.display())]
+    Tensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its Hugging Face name.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The caller's progress report asked for it.
+    #[error("the conversion was stopped")]
+    Stopped,
+    /// An option has no meaning.
+    #[error("option {option}: {problem}; {remedy}")]
+    Option {
+        /// The field of [`Options`].
+        option: &'static str,
+        /// What is wrong.
+        problem: String,
+        /// What to pass instead.
+        remedy: String,
+    },
+}
+
+/// How much accuracy is given for speed in activations and cache (docs/NUMERICS.md, sections 2.2 and 3.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// 16-bit activations and keys.
+    #[default]
+    Default,
+    /// 8-bit activations with block scales in the layers, 16-bit ones at the head, 16-bit keys.
+    Fast,
+    /// 8-bit activations and keys.
+    Fastest,
+}
+
+impl Profile {
+    /// Every profile, the slowest first.
+    pub const ALL: [Self; 3] = [Self::Default, Self::Fast, Self::Fastest];
+
+    /// The name in files and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Fast => "fast",
+            Self::Fastest => "fastest",
+        }
+    }
+
+    /// The profile of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
+    fn keys(self) -> KeyCache {
+        match self {
+            Self::Default | Self::Fast => KeyCache::Wide,
+            Self::Fastest => KeyCache::Narrow,
+        }
+    }
+
+    /// The activation mode of matrices in a role; the cap of A8b is still to be chosen.
+    fn activation(self, role: Role) -> Activation {
+        match (self, role) {
+            (Self::Fastest, _) => Activation::A8,
+            (Self::Fast, Role::Body) => Activation::A8b { cap: u8::MAX },
+            (Self::Default, _) | (Self::Fast, Role::Head | Role::Embedding) => Activation::A16,
+        }
+    }
+}
+
+/// What is to become of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Activations and cache.
+    pub profile: Profile,
+    /// The format of the layers' matrices. `None` keeps the codes of quantized tensors and takes U8b8 for others. A
+    /// quantized tensor whose codes the format keeps is transcribed, any other is quantized anew.
+    pub body: Option<Format>,
+    /// The same for embedding and head.
+    pub head: Option<Format>,
+    /// F, 8..=20.
+    pub fraction_bits: u32,
+    /// Threads to work on; the result does not depend on them.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { profile: Profile::Default, body: None, head: None, fraction_bits: 12, threads: 1 }
+    }
+}
+
+/// A converted checkpoint.
+#[derive(Clone, Debug)]
+pub struct Converted {
+    /// The model, with its planes in memory.
+    pub model: Model,
+    /// Where it came from.
+    pub provenance: Provenance,
+}
+
+/// What a model directory says about its origin; it decides no bit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// [`Profile::name`].
+    pub profile: &'static str,
+    /// The last component of the checkpoint's path.
+    pub source: String,
+    /// The version of this crate.
+    pub version: &'static str,
+}
+
+/// The format of tensors without codes of their own.
+const FLOAT_FORMAT: &str = "U8b8";
+
+/// Converts `source`. After every matrix `progress` is told how many are done, how many there are, and the last's name;
+/// it answers whether to go on.
+///
+/// # Errors
+/// [`ConvertError::Option`] for options out of range, [`ConvertError::Stopped`], and whatever makes the source unfit.
+pub fn convert(
+    source: &Source, options: &Options, progress: &mut dyn FnMut(usize, usize, &str) -> bool,
+) -> Result<Converted, ConvertError> {
+    check(options)?;
+    let Lowered { vocabulary, context, matrices: plans, vectors, slots, body, head } =
+        arch::lower(source, options.fraction_bits, options.profile.keys())?;
+    let pool = Pool::new(options.threads);
+    let mut matrices = Vec::with_capacity(plans.len());
+    let mut sums = Vec::with_capacity(plans.len());
+    for plan in &plans {
+        let matrix = matrix(source, plan, options, &pool)?;
+        sums.push(magnitudes(&matrix, &pool));
+        matrices.push(matrix);
+        if !progress(matrices.len(), plans.len(), &plan.name) {
+            return Err(ConvertError::Stopped);
+        }
+    }
+    share_caps(source, body.iter().chain(&head), &sums, &mut matrices)?;
+    for (matrix, sums) in matrices.iter_mut().zip(&sums) {
+        matrix.preshift = sums.preshift(matrix.activation);
+    }
+    let model = Model {
+        fraction_bits: options.fraction_bits,
+        vocabulary,
+        context,
+        matrices,
+        vectors,
+        slots,
+        body,
+        head,
+    };
+    let name = source.path.file_name().unwrap_or(source.path.as_os_str());
+    let provenance = Provenance {
+        profile: options.profile.name(),
+        source: name.to_string_lossy().into_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    Ok(Converted { model, provenance })
+}
+
+fn check(options: &Options) -> Result<(), ConvertError> {
+    let fault = |option, problem, remedy| Err(ConvertError::Option { option, problem, remedy });
+    if !(8..=20).contains(&options.fraction_bits) {
+        let problem = format!("it is {}", options.fraction_bits);
+        return fault("fraction_bits", problem, "pass a number from 8 to 20".to_owned());
+    }
+    if options.threads == 0 {
+        return fault("threads", "it is 0".to_owned(), "pass at least 1".to_owned());
+    }
+    for (option, format) in [("body", options.body), ("head", options.head)] {
+        let Some(format) = format else { continue };
+        let default_block = Format { block: DEFAULT_BLOCK, ..format };
+        if !QUANTIZED.contains(&default_block.to_string().as_str()) {
+            let remedy = format!("pass {}, or one with /16, /64 or /128 after b8 or z8", QUANTIZED.join(", "));
+            return fault(option, format!("real weights are not quantized to {format}"), remedy);
+        }
+    }
+    Ok(())
+}
+
+/// The matrix of a plan, with the activation mode of its role and no pre-shift yet.
+fn matrix(source: &Source, plan: &MatrixPlan, options: &Options, pool: &Pool) -> Result<Matrix, ConvertError> {
+    let weight = format!("{}.weight", plan.name);
+    let tensor = tensor(source, &weight)?;
+    let asked = if plan.role == Role::Body { options.body } else { options.head };
+    let format = asked.or_else(|| Some(transcription(tensor.dtype)?.format)).or_else(|| Format::parse(FLOAT_FORMAT));
+    let Some(format) = format else {
+        return Err(error(source, &weight, "no format fits it".to_owned(), "pass a format"));
+    };
+    let encoded = encode::encode(tensor, format, pool).map_err(|fault| match fault {
+        RowError::Read(fault) => ConvertError::Source(fault),
+        RowError::TooLarge(row) => {
+            let problem = format!("row {row}: weights are too large for a row constant of 23 bits");
+            error(source, &weight, problem, "the checkpoint is damaged: fetch it again")
+        }
+    })?;
+    let mut planes = encoded.planes;
+    if plan.bias {
+        planes.bias = Some(bias(source, &format!("{}.bias", plan.name), options.fraction_bits)?);
+    }
+    Ok(Matrix {
+        name: plan.name.clone(),
+        rows: plan.rows,
+        columns: plan.columns,
+        format,
+        table: encoded.table,
+        activation: options.profile.activation(plan.role),
+        preshift: 0,
+        planes,
+    })
+}
+
+/// The plane of a bias: i32 in QF.
+fn bias(source: &Source, name: &str, fraction_bits: u32) -> Result<Plane, ConvertError> {
+    let values = tensor(source, name)?.vector_f32()?;
+    let mut plane = AlignedBytes::zeroed((4 * values.len()).next_multiple_of(64));
+    for (bytes, &value) in plane.as_mut_slice().as_chunks_mut::<4>().0.iter_mut().zip(&values) {
+        let Some(value) = constants::bias(value, fraction_bits) else {
+            let problem = format!("{value:e} leaves 32 bits with {fraction_bits} of them after the point");
+            return Err(error(source, name, problem, "convert with fewer fraction bits"));
+        };
+        *bytes = value.to_le_bytes();
+    }
+    Ok(plane.into())
+}
+
+/// Gives the matrices of each linear op in mode A8b the smallest cap among theirs.
+fn share_caps<'a>(
+    source: &Source, ops: impl Iterator<Item = &'a Op>, sums: &[Magnitudes], matrices: &mut [Matrix],
+) -> Result<(), ConvertError> {
+    for op in ops {
+        let Op::Linear { outputs, .. } = op else { continue };
+        let mut smallest = u8::MAX;
+        for &(id, _) in outputs {
+            let Some(cap) = sums[id].choose_cap() else {
+                let problem = "sums of its integer weights leave no room for 8-bit activations".to_owned();
+                let name = format!("{}.weight", matrices[id].name);
+                return Err(error(source, &name, problem, "choose another format or profile"));
+            };
+            smallest = smallest.min(cap);
+        }
+        for &(id, _) in outputs {
+            if let Activation::A8b { cap } = &mut matrices[id].activation {
+                *cap = smallest;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tensor<'a>(source: &'a Source, name: &str) -> Result<&'a Tensor, ConvertError> {
+    let missing = || error(source, name, "it is missing".to_owned(), "fetch the checkpoint again");
+    source.tensors.get(name).ok_or_else(missing)
+}
+
+fn error(source: &Source, tensor: &str, problem: String, remedy: &'static str) -> ConvertError {
+    ConvertError::Tensor { path: source.path.clone(), tensor: tensor.to_owned(), problem, remedy }
+}

@@ -1,0 +1,146 @@
+//! A Hugging Face directory of safetensors files as a [`Source`].
+use super::tensor::{DType, Mapped, RowOrder, Tensor};
+use super::{Source, TOKENIZER_FILES, TokenizerFiles};
+use crate::error::{Error, quoted, tensor_field};
+use ::safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+const CONFIG: &str = "config.json";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The longest JSON file that is read: the indices of the largest models are a few MiB.
+const LONGEST_JSON: u64 = 64 << 20;
+
+/// Whether the directory holds safetensors under the names that are read.
+pub(super) fn is_checkpoint(directory: &Path) -> bool {
+    [SINGLE, INDEX].iter().any(|name| directory.join(name).is_file())
+}
+
+/// Opens a directory for which [`is_checkpoint`] holds.
+pub(super) fn open(directory: &Path) -> Result<Source, Error> {
+    let config_path = directory.join(CONFIG);
+    let config = json_object(&config_path)?;
+    if let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) {
+        let method =
+            quantization.get("quant_method").and_then(Value::as_str).map_or("an unnamed method".into(), quoted);
+        return Err(Error::AlreadyQuantized { path: config_path, method });
+    }
+    let mut tensors = if directory.join(INDEX).is_file() {
+        indexed_tensors(directory)?
+    } else {
+        file_tensors(&directory.join(SINGLE))?
+    };
+    match config.get("tie_word_embeddings") {
+        // Some checkpoints hold the tied matrix twice; the configuration decides.
+        Some(Value::Bool(true)) => drop(tensors.remove("lm_head.weight")),
+        Some(Value::Bool(false)) if !tensors.contains_key("lm_head.weight") => {
+            return Err(Error::Malformed {
+                path: config_path,
+                field: "tie_word_embeddings".to_owned(),
+                problem: "it is false, but there is no tensor lm_head.weight".to_owned(),
+            });
+        }
+        _ => {}
+    }
+    let text_files = TOKENIZER_FILES.iter().map(|&name| (name.to_owned(), directory.join(name)));
+    let tokenizer = TokenizerFiles::HuggingFace(text_files.filter(|(_, path)| path.is_file()).collect());
+    Ok(Source { path: directory.to_owned(), config, tensors, tokenizer })
+}
+
+/// The tensors of all files that the index names; index and files must agree exactly.
+fn indexed_tensors(directory: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
+    let path = directory.join(INDEX);
+    let malformed = |name: &str, problem: &str| {
+        let field = format!("weight_map, {}", tensor_field(name));
+        Err(Error::Malformed { path: path.clone(), field, problem: problem.to_owned() })
+    };
+    let index = json_object(&path)?;
+    let Some(Value::Object(weight_map)) = index.get("weight_map") else {
+        let (field, problem) = ("weight_map".to_owned(), "the object is missing".to_owned());
+        return Err(Error::Malformed { path, field, problem });
+    };
+    let mut files = BTreeSet::new();
+    for (name, file) in weight_map {
+        match file.as_str() {
+            // A plain name: the index must not reach out of its directory.
+            Some(file) if file.ends_with(".safetensors") && !file.contains(['/', '\\', ':']) => files.insert(file),
+            _ => return malformed(name, "the file is no plain .safetensors name"),
+        };
+    }
+    let mut tensors = BTreeMap::new();
+    for file in files {
+        for (name, tensor) in file_tensors(&directory.join(file))? {
+            if weight_map.get(&name).and_then(Value::as_str) != Some(file) {
+                let problem = format!("{file} holds the tensor, but the index does not say so");
+                return malformed(&name, &problem);
+            }
+            tensors.insert(name, tensor);
+        }
+    }
+    match weight_map.keys().find(|&name| !tensors.contains_key(name)) {
+        Some(name) => malformed(name, "its file does not hold the tensor"),
+        None => Ok(tensors),
+    }
+}
+
+/// The tensors of one file, mapped.
+fn file_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
+    let file = Arc::new(Mapped::open(path)?);
+    let (header, metadata) = SafeTensors::read_metadata(&file).map_err(|error| Error::Malformed {
+        path: path.to_owned(),
+        field: "safetensors header".to_owned(),
+        problem: error.to_string(),
+    })?;
+    let data = 8 + header;
+    let mut tensors = BTreeMap::new();
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        let unsupported = |found: String, remedy| Error::Unsupported {
+            path: path.to_owned(),
+            field: tensor_field(&name),
+            found,
+            remedy,
+        };
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(unsupported(format!("element type {other:?}"), "store it as F32, F16 or BF16")),
+        };
+        if !(1..=2).contains(&info.shape.len()) || info.shape.contains(&0) {
+            return Err(unsupported(format!("the shape {:?}", info.shape), "use a model of matrices and vectors"));
+        }
+        let tensor = Tensor {
+            shape: info.shape.clone(),
+            dtype,
+            name: name.clone(),
+            file: Arc::clone(&file),
+            // `read_metadata` has proved that the range lies in the file and has the size of shape and type.
+            range: data + info.data_offsets.0..data + info.data_offsets.1,
+            order: RowOrder::Same,
+        };
+        tensors.insert(name, tensor);
+    }
+    Ok(tensors)
+}
+
+fn json_object(path: &Path) -> Result<Map<String, Value>, Error> {
+    let io = |cause| Error::Io { path: path.to_owned(), cause };
+    let malformed = |problem: String| Error::Malformed { path: path.to_owned(), field: "JSON".to_owned(), problem };
+    let mut text = Vec::new();
+    File::open(path).map_err(io)?.take(LONGEST_JSON + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > LONGEST_JSON {
+        return Err(malformed(format!("it is longer than {LONGEST_JSON} bytes")));
+    }
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(malformed("it is no object".to_owned())),
+        Err(error) => Err(malformed(error.to_string())),
+    }
+}

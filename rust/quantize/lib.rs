@@ -1,0 +1,8 @@
+//! Sources and quantizers.
+pub mod arch;
+pub mod constants;
+pub mod convert;
+pub mod encode;
+pub mod error;
+pub mod import;
+mod real;
