@@ -139,12 +139,20 @@ impl Activations {
 
     /// Quantizes token `token` with the reference.
     pub fn quantize(&mut self, token: usize, x: &[i32]) {
+        self.quantize_with(quantize, token, x);
+    }
+
+    /// Quantizes token `token` with the quantize slot of a kernel set.
+    pub fn quantize_with(&mut self, kernel: Quantize, token: usize, x: &[i32]) {
         let activation = self.shape().activation;
         let writer = self.writer();
         // SAFETY: `self` is borrowed exclusively for as long as the one writer lives.
-        quantize(x, activation, unsafe { writer.token(token) });
+        kernel(x, activation, unsafe { writer.token(token) });
     }
 }
+
+/// The type of the quantize slot.
+pub type Quantize = fn(x: &[i32], activation: Activation, out: TokenCodesMut<'_>);
 
 /// Hands out the vectors of single tokens.
 pub(crate) struct TokenWriter {

@@ -1,5 +1,6 @@
 //! A stored matrix: the 16-row dword tile of docs/FORMATS.md, section 2.
 
+use crate::activations::RUN;
 use crate::formats::{Format, GROUP, ScaleMode, TILE};
 use crate::storage::{Plane, read_i16, read_u32};
 use alloc::{string::String, vec::Vec};
@@ -41,7 +42,7 @@ impl Activation {
 }
 
 /// A row's constants: the real weight is `W · m · 2^-shift`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowScale {
     /// 2^22 ≤ m < 2^23, or 0 for an all-zero row.
     pub m: i32,
@@ -221,16 +222,21 @@ impl Matrix {
     pub fn group_weights(&self, row: usize, group: usize, weights: &mut [i32; GROUP]) {
         let mut codes = [0; GROUP];
         self.group_codes(row, group, &mut codes);
-        for (i, (weight, &code)) in weights.iter_mut().zip(&codes).enumerate() {
-            let column = group * GROUP + i;
-            let BlockScale { s, z } = self.block_scale(row, column / self.format.block);
-            *weight = if column >= self.columns {
-                0
-            } else if self.format.mode == ScaleMode::Z8 {
-                s * i32::from(code) + z
-            } else {
-                s * self.format.payload.level(code, &self.table)
-            };
+        for (run, (weights, codes)) in weights.chunks_exact_mut(RUN).zip(codes.chunks_exact(RUN)).enumerate() {
+            let first = group * GROUP + run * RUN;
+            if first >= self.columns {
+                weights.fill(0);
+                continue;
+            }
+            // The shortest block is a run, so a run has one scale.
+            let BlockScale { s, z } = self.block_scale(row, first / self.format.block);
+            for (weight, &code) in weights.iter_mut().zip(codes) {
+                *weight = match self.format.mode {
+                    ScaleMode::Z8 => s * i32::from(code) + z,
+                    ScaleMode::R | ScaleMode::B8 => s * self.format.payload.level(code, &self.table),
+                };
+            }
+            weights[(self.columns - first).min(RUN)..].fill(0);
         }
     }
 

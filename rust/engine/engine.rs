@@ -9,7 +9,7 @@ use intact_core::cpu::{Batch, Cpu, Pool, Token};
 use intact_core::kernels::Kernels;
 use intact_core::ops::sample::{LogProbs, draw, greedy, random_word};
 use intact_core::ops::softcap::softcap;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How to run; nothing here changes a bit of any result.
@@ -42,7 +42,7 @@ pub struct Engine {
     model: Arc<Certified>,
     executor: Cpu,
     scheduler: Scheduler,
-    requests: HashMap<RequestId, Request>,
+    requests: BTreeMap<RequestId, Request>,
     next: RequestId,
     options: Options,
     logits: Vec<i32>,
@@ -56,7 +56,7 @@ impl Engine {
         let executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page);
         let mut scheduler = Scheduler::default();
         scheduler.pages.most = options.kv_tokens.div_ceil(options.page).max(1);
-        Self { model, executor, scheduler, requests: HashMap::new(), next: 0, options, logits: Vec::new() }
+        Self { model, executor, scheduler, requests: BTreeMap::new(), next: 0, options, logits: Vec::new() }
     }
 
     /// The model.

@@ -4,6 +4,9 @@ use crate::errors;
 use intact::Loaded;
 use intact::model::{self, Extras};
 use intact_core::cpu::Pool;
+use intact_core::formats::Format;
+use intact_quantize::convert::{self, Options, Profile};
+use intact_quantize::import::Source;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +24,14 @@ pub(crate) fn threads(asked: Option<usize>) -> PyResult<usize> {
     }
 }
 
+fn format(field: &str, name: Option<&str>) -> PyResult<Option<Format>> {
+    let Some(name) = name else { return Ok(None) };
+    Format::parse(name).map(Some).ok_or_else(|| {
+        let all: Vec<String> = Format::all().map(|format| format.to_string()).collect();
+        errors::request(format!("{field}: {name:?} is not one of {}", all.join(" ")))
+    })
+}
+
 #[pymethods]
 impl Model {
     /// Opens a model directory.
@@ -29,6 +40,40 @@ impl Model {
     fn open(py: Python<'_>, path: &str, threads: Option<usize>) -> PyResult<Self> {
         let threads = self::threads(threads)?;
         py.detach(|| Loaded::open(Path::new(path), &Pool::new(threads))).map(Self).map_err(errors::model)
+    }
+
+    /// Converts a source in memory. `progress(done, total, tensor)` may raise to stop.
+    #[staticmethod]
+    #[pyo3(signature = (source, *, profile = "default", body = None, head = None, threads = None, progress = None))]
+    fn convert(
+        py: Python<'_>, source: &str, profile: &str, body: Option<&str>, head: Option<&str>, threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let threads = self::threads(threads)?;
+        let options = Options {
+            profile: Profile::parse(profile)
+                .ok_or_else(|| errors::request(format!("profile: {profile:?} is not one of default, fast, fastest")))?,
+            body: format("type", body)?,
+            head: format("head_type", head)?,
+            threads,
+            ..Options::default()
+        };
+        let path = Path::new(source);
+        let mut raised = None;
+        let mut report = |done: usize, total: usize, tensor: &str| {
+            let Some(progress) = &progress else { return true };
+            raised = Python::attach(|py| progress.call1(py, (done, total, tensor)).err());
+            raised.is_none()
+        };
+        let converted = py.detach(|| -> Result<_, String> {
+            let source = Source::open(path).map_err(|error| error.to_string())?;
+            let converted = convert::convert(&source, &options, &mut report).map_err(|error| error.to_string())?;
+            Loaded::from_model(converted.model, path, &Pool::new(threads)).map_err(|error| error.to_string())
+        });
+        match raised {
+            Some(error) => Err(error),
+            None => converted.map(Self).map_err(errors::model),
+        }
     }
 
     /// SHA-256 over everything that decides a bit.

@@ -12,7 +12,7 @@ use intact_core::matrix::{Activation, Matrix, Planes};
 use intact_core::program::{Model, NamedVector, Op, Vector};
 use intact_core::storage::{Plane, Storage};
 use safetensors::{Dtype, SafeTensors};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -163,7 +163,7 @@ fn valid_name(name: &str) -> bool {
 }
 
 /// Every plane of the file by name.
-fn map_planes(path: &Path) -> Result<HashMap<String, Plane>, ModelError> {
+fn map_planes(path: &Path) -> Result<BTreeMap<String, Plane>, ModelError> {
     let broken = |problem: String| ModelError::Planes { path: path.to_owned(), problem };
     let file = File::open(path).map_err(io(path, "open"))?;
     let mut length = [0; 8];
@@ -177,7 +177,7 @@ fn map_planes(path: &Path) -> Result<HashMap<String, Plane>, ModelError> {
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| broken(format!("header: {error}")))?;
     let data = header + 8;
     let storage: Arc<dyn Storage> = Arc::new(Map(map));
-    let mut planes = HashMap::with_capacity(metadata.tensors().len());
+    let mut planes = BTreeMap::new();
     for (name, info) in metadata.tensors() {
         let (start, end) = info.data_offsets;
         let whole = info.dtype == Dtype::U8 && info.shape.len() == 1;
@@ -198,7 +198,7 @@ enum Problem {
 
 struct Reader<'a> {
     path: &'a Path,
-    planes: HashMap<String, Plane>,
+    planes: BTreeMap<String, Plane>,
     used: usize,
 }
 

@@ -1,9 +1,239 @@
-//! stub
-use crate::kernels::{KernelSet, Kernels, reference};
+//! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
+
+use super::codes::Codes;
+use super::dot::{self, Input, Scales};
+use super::lanes::Lanes;
+use super::tile::{Tile, Tokens};
+use super::wide;
+use crate::activations::Activations;
+use crate::kernels::{KernelSet, Kernels, Sums, reference};
+use crate::matrix::Matrix;
+use core::arch::x86_64::*;
+use core::ops::Range;
+use std::arch::is_x86_feature_detected;
 
 /// The set.
 pub(in crate::kernels) const SET: KernelSet = KernelSet {
-    kernels: Kernels { name: "avx512vnni", ..reference::KERNELS },
-    available: || std::arch::is_x86_feature_detected!("avx2"),
-    needs: "avx512vnni",
+    kernels: Kernels { name: "avx512vnni", dot, ..reference::KERNELS },
+    available,
+    needs: "AVX-512 F, BW, DQ, VL and VNNI",
 };
+
+fn available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+fn dot(matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<usize>, sums: &mut Sums) {
+    // SAFETY: a set is reached only where `available` holds.
+    unsafe { dot::dot::<Avx512>(matrix, tile, x, tokens, sums) }
+}
+
+/// Lines of 512 bits.
+struct Avx512;
+
+impl Lanes for Avx512 {
+    type Line = __m512i;
+    const ROWS: usize = 16;
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat16(v: i16) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_set1_epi16(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat8(v: u8) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_set1_epi8(v as i8) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> __m512i {
+        // SAFETY: 64 bytes are readable.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m512i {
+        // SAFETY: 16 bytes are readable.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(v: __m512i, p: *mut i32) {
+        // SAFETY: 16 lanes are writable.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shl16<const N: u32>(a: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_slli_epi16::<N>(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn shr16<const N: u32>(a: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_srli_epi16::<N>(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: __m512i, index: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_shuffle_epi8(table, index) }
+    }
+
+    #[inline(always)]
+    unsafe fn table(entries: &[u8; 16]) -> __m512i {
+        // SAFETY: 16 bytes are readable.
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(entries.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sar<const N: u32>(a: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_srai_epi32::<N>(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn add16(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_add_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul16(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mullo_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn negate(v: __m512i, rows: u32) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mask_sub_epi32(v, rows as __mmask16, _mm512_setzero_si512(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn low_twice(v: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mask_blend_epi16(0xAAAA_AAAA, v, _mm512_slli_epi32::<16>(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn high_twice(v: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mask_blend_epi16(0xAAAA_AAAA, _mm512_srli_epi32::<16>(v), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn join(low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mask_blend_epi16(0xAAAA_AAAA, low, _mm512_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512 VNNI.
+        unsafe { _mm512_dpwssd_epi32(acc, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<P: Codes, const N: usize>(acc: __m512i, codes: &[__m512i; 8], from: usize, x: *const i8) -> __m512i {
+        let mut acc = acc;
+        let mut i = 0;
+        while i < N {
+            // SAFETY: the caller has AVX-512 VNNI; 4 · N bytes are readable at `x`.
+            acc = unsafe {
+                let x = _mm512_set1_epi32(x.cast::<i32>().add(i).read_unaligned());
+                _mm512_dpbusd_epi32(acc, codes[from + i], x)
+            };
+            i += 1;
+        }
+        acc
+    }
+
+    #[inline(always)]
+    unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
+        tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
+    ) {
+        // SAFETY: the caller has AVX-512 VNNI.
+        unsafe { tile_dot::<P, S, I, T>(tile, tokens, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+        // SAFETY: the caller has AVX-512 VNNI.
+        unsafe { tile_dot_wide::<I, T>(tile, tokens, out) }
+    }
+}
+
+/// # Safety
+/// As for [`dot::tile_dot`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
+    tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { dot::tile_dot::<Avx512, P, S, I, T>(tile, tokens, out) }
+}
+
+/// # Safety
+/// As for [`wide::tile_dot`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    // SAFETY: the caller's promise.
+    unsafe { wide::tile_dot::<Avx512, I, T>(tile, tokens, out) }
+}

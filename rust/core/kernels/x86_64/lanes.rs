@@ -1,0 +1,87 @@
+//! The vector operations that the dot kernels are written in.
+
+use super::codes::Codes;
+use super::dot::{Input, Scales};
+use super::tile::{Tile, Tokens};
+use crate::kernels::Sums;
+
+/// An instruction set. A line is a vector of 32-bit lanes, each of one row; what treats it as bytes or i16 says so.
+///
+/// # Safety
+/// Every function needs the instructions of its set. Pointers are read for as many bytes as the function says.
+pub(super) trait Lanes {
+    /// A vector.
+    type Line: Copy;
+    /// Rows of one line: 16, or a divisor of it.
+    const ROWS: usize;
+    /// Whether [`Lanes::dot`] takes codes above 127 as signed bytes, code minus 128, instead of unsigned ones.
+    const SIGNED: bool;
+
+    /// All bits 0.
+    unsafe fn zero() -> Self::Line;
+    /// `v` in every lane.
+    unsafe fn splat(v: i32) -> Self::Line;
+    /// `v` in every i16.
+    unsafe fn splat16(v: i16) -> Self::Line;
+    /// `v` in every byte.
+    unsafe fn splat8(v: u8) -> Self::Line;
+    /// The line at `p`.
+    unsafe fn load(p: *const u8) -> Self::Line;
+    /// A byte per row from `p`, as i32.
+    unsafe fn load_bytes(p: *const u8) -> Self::Line;
+    /// The lanes, first row first, at `p`.
+    unsafe fn store(v: Self::Line, p: *mut i32);
+    /// Asks for the cache line at `p`, any address.
+    unsafe fn prefetch(p: *const u8);
+
+    /// Bitwise and.
+    unsafe fn and(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// Bitwise or.
+    unsafe fn or(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// Bitwise exclusive or.
+    unsafe fn xor(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// i16 shifted left.
+    unsafe fn shl16<const N: u32>(a: Self::Line) -> Self::Line;
+    /// u16 shifted right.
+    unsafe fn shr16<const N: u32>(a: Self::Line) -> Self::Line;
+    /// Table lookup with byte indices below 16.
+    unsafe fn lookup(table: Self::Line, index: Self::Line) -> Self::Line;
+    /// A table for [`Lanes::lookup`].
+    unsafe fn table(entries: &[u8; 16]) -> Self::Line;
+
+    /// i32 sum, wrapping.
+    unsafe fn add(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// i32 product, wrapping.
+    unsafe fn mul(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// i32 shifted right, arithmetic.
+    unsafe fn sar<const N: u32>(a: Self::Line) -> Self::Line;
+    /// i16 sum, wrapping.
+    unsafe fn add16(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// i16 product, wrapping.
+    unsafe fn mul16(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// The i32 lanes whose bit of `rows` is set, negated.
+    unsafe fn negate(v: Self::Line, rows: u32) -> Self::Line;
+    /// Each lane's low i16, in both halves.
+    unsafe fn low_twice(v: Self::Line) -> Self::Line;
+    /// Each lane's high i16, in both halves.
+    unsafe fn high_twice(v: Self::Line) -> Self::Line;
+    /// The low i16 of `low` and, above it, that of `high`.
+    unsafe fn join(low: Self::Line, high: Self::Line) -> Self::Line;
+
+    /// `acc + a.low · b.low + a.high · b.high` in i16 halves, wrapping.
+    unsafe fn pairs(acc: Self::Line, a: Self::Line, b: Self::Line) -> Self::Line;
+    /// `acc` plus the products of the codes of steps `from..from + N` with the `4 · N` bytes at `x`.
+    unsafe fn dot<P: Codes, const N: usize>(
+        acc: Self::Line, codes: &[Self::Line; 8], from: usize, x: *const i8,
+    ) -> Self::Line;
+
+    /// Runs [`super::dot::tile_dot`] with the instructions enabled.
+    unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
+        tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
+    ) where
+        Self: Sized;
+    /// Runs [`super::wide::tile_dot`] with the instructions enabled.
+    unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums)
+    where
+        Self: Sized;
+}

@@ -1,0 +1,96 @@
+//! What a dot kernel reads: the planes of one tile and the codes of a few tokens, with their lengths proved once.
+
+use crate::activations::{Activations, Shape, TokenCodes};
+use crate::formats::{GROUP, ScaleMode, TILE};
+use crate::matrix::{Activation, Matrix};
+use crate::storage::Plane;
+use core::ops::Range;
+
+/// The planes of one tile of 16 rows, cut to its own bytes; a plane that the format lacks is empty.
+pub(super) struct Tile<'a> {
+    /// `groups` times the payload's words, a line of 64 bytes each.
+    pub(super) payload: &'a [u8],
+    /// 16 bytes per block.
+    pub(super) scale: &'a [u8],
+    /// 2 bytes per block.
+    pub(super) sign: &'a [u8],
+    /// A line of 64 bytes per pair of blocks.
+    pub(super) offset: &'a [u8],
+    /// Levels of N4.
+    pub(super) table: [i8; 16],
+    /// Groups of 32 columns.
+    pub(super) groups: usize,
+    /// log2 of the groups in a block, 0 for blocks of 16 and 32.
+    pub(super) block_shift: u32,
+}
+
+impl<'a> Tile<'a> {
+    /// Tile `tile` of `matrix`.
+    ///
+    /// # Panics
+    /// When a plane is absent or shorter than the shape asks for, which certified models rule out.
+    pub(super) fn new(matrix: &'a Matrix, tile: usize) -> Self {
+        let (format, planes) = (&matrix.format, &matrix.planes);
+        let (groups, blocks) = (matrix.groups(), format.blocks(matrix.columns));
+        let cut = |plane: &'a Plane, len: usize| &plane.bytes()[tile * len..][..len];
+        let block_plane = |present: bool, plane: &'a Option<Plane>, len: usize| match plane {
+            Some(plane) if present => cut(plane, len),
+            _ => {
+                assert!(!present, "{}: a plane of format {format} is missing", matrix.name);
+                &[]
+            }
+        };
+        Self {
+            payload: cut(&planes.payload, groups * format.payload.words() * 4 * TILE),
+            scale: block_plane(format.mode != ScaleMode::R, &planes.scale, blocks * TILE),
+            sign: block_plane(format.mode == ScaleMode::B8, &planes.sign, blocks * TILE / 8),
+            offset: block_plane(format.mode == ScaleMode::Z8, &planes.offset, blocks.div_ceil(2) * 4 * TILE),
+            table: matrix.table,
+            groups,
+            block_shift: (format.block / GROUP).max(1).trailing_zeros(),
+        }
+    }
+}
+
+/// Tokens that a kernel multiplies with.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    x: &'a Activations,
+    first: usize,
+}
+
+impl<'a> Tokens<'a> {
+    /// Tokens `tokens` of `x`, which are for `matrix`: their codes, sums and scales cover every group.
+    ///
+    /// # Panics
+    /// When the tokens are not there, or mode, cap or width differ from what `matrix` takes, which certified models
+    /// rule out.
+    pub(super) fn new(matrix: &Matrix, x: &'a Activations, tokens: Range<usize>) -> Self {
+        let expected = Shape { activation: matrix.activation, columns: matrix.columns };
+        assert!(x.shape() == expected, "{}: the input is {:?}, not {expected:?}", matrix.name, x.shape());
+        assert!(tokens.end <= x.tokens(), "tokens {tokens:?} of {}", x.tokens());
+        Self { x, first: tokens.start }
+    }
+
+    /// The same without the first `count`.
+    pub(super) fn skip(self, count: usize) -> Self {
+        Self { first: self.first + count, ..self }
+    }
+
+    /// Token `j`.
+    #[inline(always)]
+    pub(super) fn get(&self, j: usize) -> TokenCodes<'a> {
+        self.x.token(self.first + j)
+    }
+
+    /// The mode.
+    pub(super) fn activation(&self) -> Activation {
+        self.x.shape().activation
+    }
+
+    /// Columns of one plane.
+    #[inline(always)]
+    pub(super) fn padded(&self) -> usize {
+        self.x.shape().padded()
+    }
+}
