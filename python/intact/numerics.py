@@ -157,7 +157,7 @@ def _broadcast(names: str, arrays: Sequence[Array]) -> tuple[list[Array], tuple[
         raise ValueError(f"{names}: the shapes {shapes} do not fit together") from None
     if math.prod(shape) > _MOST:
         raise ValueError(f"{names}: together they have the shape {shape}, more than {_MOST} elements")
-    return [np.broadcast_to(array, shape).reshape(-1) for array in arrays], shape
+    return [np.ascontiguousarray(np.broadcast_to(array, shape)).reshape(-1) for array in arrays], shape
 
 
 def _map(native: Callable[..., Array], x: Array, *constants: object) -> Array:

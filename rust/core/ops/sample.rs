@@ -37,47 +37,74 @@ pub fn random_word(seed: u64, stream: u32, step: u32) -> u32 {
     philox([step, stream, 0, 0], [seed as u32, (seed >> 32) as u32])[0]
 }
 
-/// Draws a token from `logits` (in QF) with the random word `random`; `temperature` is at least 1.
+/// Tokens by rank (logit descending, id ascending), put in order only as far as they are looked at.
+struct Ranked {
+    /// Logit, id and weight.
+    tokens: Vec<(Reverse<i32>, u32, u32)>,
+    sorted: usize,
+}
+
+impl Ranked {
+    /// Tokens put in order at first; later pieces are four times as long as what came before.
+    const FIRST: usize = 128;
+
+    fn weight(&mut self, rank: usize) -> u32 {
+        while rank >= self.sorted {
+            let rest = &mut self.tokens[self.sorted..];
+            let piece = Self::FIRST.max(4 * self.sorted);
+            if piece < rest.len() {
+                rest.select_nth_unstable(piece);
+            }
+            let end = piece.min(rest.len());
+            rest[..end].sort_unstable();
+            self.sorted += end;
+        }
+        self.tokens[rank].2
+    }
+
+    /// How many of the first tokens have a sum of weights for which `enough` holds, and that sum. The sum of all does.
+    fn shortest(&mut self, enough: impl Fn(u64) -> bool) -> (usize, u64) {
+        let (mut count, mut sum) = (0, 0);
+        loop {
+            sum += u64::from(self.weight(count));
+            count += 1;
+            if enough(sum) || count == self.tokens.len() {
+                return (count, sum);
+            }
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.tokens.iter().map(|token| u64::from(token.2)).sum()
+    }
+}
+
+/// Draws a token from `logits` (in QF, at least one) with the random word `random`; `temperature` is at least 1.
 #[must_use]
 pub fn draw(logits: &[i32], fraction_bits: u32, sampling: &Sampling, random: u32) -> u32 {
-    let by_rank = |&id: &u32| (Reverse(logits[id as usize]), id);
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let keep = sampling.top_k as usize;
-    if keep > 0 && keep < order.len() {
-        order.select_nth_unstable_by_key(keep - 1, by_rank);
-        order.truncate(keep);
-    }
-    order.sort_unstable_by_key(by_rank);
-
     let factor = ((LOG2_E_Q30 as u64) << 16) / u64::from(sampling.temperature);
     let c = bit_length(factor).saturating_sub(31);
     let (factor, shift) = ((factor >> c) as i32, 30 - c as i32 + fraction_bits as i32 - 16);
-    let largest = i64::from(logits[order[0] as usize]);
-    let weight = |&id: &u32| exp2(requant(sat(i64::from(logits[id as usize]) - largest), factor, shift), 24);
-    let mut weights: Vec<u32> = order.iter().map(weight).collect();
-
-    let floor = sampling.min_p << 8;
-    let kept = weights.iter().take_while(|&&w| w >= floor).count().max(1);
-    weights.truncate(kept);
-    if sampling.top_p < 65536 {
-        let total: u64 = weights.iter().copied().map(u64::from).sum();
-        let enough = total * u64::from(sampling.top_p);
-        let mut sum = 0u64;
-        let below = weights.iter().take_while(|&&w| {
-            sum += u64::from(w);
-            (sum << 16) < enough
-        });
-        let kept = (below.count() + 1).min(weights.len());
-        weights.truncate(kept);
+    let largest = i64::from(logits.iter().copied().max().unwrap_or(0));
+    let weight = |logit: i32| exp2(requant(sat(i64::from(logit) - largest), factor, shift), 24);
+    // Weights fall with the rank. So tokens of weight 0, which are never drawn, and those below min_p end the order:
+    // leaving them out first keeps what top_k, then min_p, would keep. The first token has weight 2^24.
+    let floor = (sampling.min_p << 8).max(1);
+    let tokens = (0..).zip(logits).map(|(id, &logit)| (Reverse(logit), id, weight(logit)));
+    let mut ranked = Ranked { tokens: tokens.filter(|token| token.2 >= floor).collect(), sorted: 0 };
+    let top_k = sampling.top_k as usize;
+    if top_k > 0 && top_k < ranked.tokens.len() {
+        ranked.tokens.select_nth_unstable(top_k);
+        ranked.tokens.truncate(top_k);
     }
-    let total: u64 = weights.iter().copied().map(u64::from).sum();
+    let mut total = ranked.total();
+    if sampling.top_p < 65536 {
+        let enough = total * u64::from(sampling.top_p);
+        (_, total) = ranked.shortest(|sum| sum << 16 >= enough);
+    }
     let x = (total >> 32) * u64::from(random) + (((total & 0xFFFF_FFFF) * u64::from(random)) >> 32);
-    let mut sum = 0u64;
-    let below = weights.iter().take_while(|&&w| {
-        sum += u64::from(w);
-        sum <= x
-    });
-    order[below.count()]
+    let (count, _) = ranked.shortest(|sum| sum > x);
+    ranked.tokens[count - 1].1
 }
 
 /// Base-2 logarithms of probabilities at temperature 1, in Q16, for any tokens of one step.

@@ -1,0 +1,111 @@
+"""Plants one fault at a time in a copy of the sources and demands that the suite finds it.
+
+Run from the root of the repository: `python -m tests.faults.planted`. Prints which test found which fault; exit status 1
+when one goes unseen. Part of `make test-full`, because every fault is a build of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Fault(NamedTuple):
+    """One wrong change.
+
+    Attributes:
+        what: For the report.
+        path: The file.
+        right: Text that stands there exactly once.
+        wrong: What replaces it.
+        tests: Arguments of `cargo test`.
+    """
+
+    what: str
+    path: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
+
+FAULTS = (
+    Fault(
+        "kernel: AVX-512 takes two columns of a dot product in the wrong order",
+        "rust/core/kernels/x86_64/avx512vnni.rs",
+        "_mm512_dpbusd_epi32(",
+        "_mm512_dpbusds_epi32(",
+        ("-p", "intact", "--test", "check_kernels"),
+    ),
+    Fault(
+        "op: rms_norm rounds its mean of squares down",
+        "rust/core/ops/rms_norm.rs",
+        "let v = rshr(i64::from(x), t) as i32;",
+        "let v = (x >> t) as i32;",
+        ("-p", "intact", "--test", "check_vectors"),
+    ),
+    Fault(
+        "op: rope turns the other way",
+        "rust/core/ops/rope.rs",
+        "(sat(rshr(a * c - b * s, 30)), sat(rshr(a * s + b * c, 30)))",
+        "(sat(rshr(a * c + b * s, 30)), sat(rshr(b * c - a * s, 30)))",
+        ("-p", "intact", "--test", "check_vectors"),
+    ),
+    Fault(
+        "sampler: the threshold is inclusive",
+        "rust/core/ops/sample.rs",
+        "ranked.shortest(|sum| sum > x)",
+        "ranked.shortest(|sum| sum >= x)",
+        ("-p", "intact", "--test", "check_vectors"),
+    ),
+    Fault(
+        "scheduler: a continuation shares one page of its prompt too many",
+        "rust/engine/scheduler.rs",
+        "let full = (prompt - 1) / page;",
+        "let full = prompt.div_ceil(page);",
+        ("-p", "intact", "--test", "equality"),
+    ),
+)
+
+
+def main() -> int:
+    """Tries every fault."""
+    unseen = 0
+    with tempfile.TemporaryDirectory(prefix="intact-faults-") as scratch:
+        copy = Path(scratch) / "copy"
+        ignore = shutil.ignore_patterns("target", ".venv", ".git", "build", "dist", "*.so", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=ignore)
+        environment = {**os.environ, "CARGO_TARGET_DIR": str(Path(scratch) / "target")}
+        for fault in FAULTS:
+            file = copy / fault.path
+            text = file.read_text()
+            if text.count(fault.right) != 1:
+                print(f"{fault.what}: {fault.path} holds {text.count(fault.right)} times {fault.right!r}")
+                return 2
+            file.write_text(text.replace(fault.right, fault.wrong))
+            found = run(fault, copy, environment)
+            file.write_text(text)
+            print(f"{fault.what}: {found or 'NOT FOUND'}", flush=True)
+            unseen += not found
+    return 1 if unseen else 0
+
+
+def run(fault: Fault, copy: Path, environment: dict[str, str]) -> str:
+    """The names of the tests that fail, or nothing when all pass."""
+    command = ["cargo", "test", "--locked", *fault.tests]
+    result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    output = result.stdout + result.stderr
+    if result.returncode and "test result: FAILED" not in output:
+        raise SystemExit(f"{fault.what}: the suite did not run\n{output[-2000:]}")
+    failed = [line.split()[1] for line in output.splitlines() if line.startswith("test ") and line.endswith("FAILED")]
+    return ", ".join([fault.tests[-1], *failed]) if result.returncode else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
