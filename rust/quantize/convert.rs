@@ -178,16 +178,8 @@ pub fn convert(
     for (matrix, sums) in matrices.iter_mut().zip(&sums) {
         matrix.preshift = sums.preshift(matrix.activation);
     }
-    let model = Model {
-        fraction_bits: options.fraction_bits,
-        vocabulary,
-        context,
-        matrices,
-        vectors,
-        slots,
-        body,
-        head,
-    };
+    let model =
+        Model { fraction_bits: options.fraction_bits, vocabulary, context, matrices, vectors, slots, body, head };
     let name = source.path.file_name().unwrap_or(source.path.as_os_str());
     let provenance = Provenance {
         profile: options.profile.name(),

@@ -161,8 +161,7 @@ struct Scores {
 
 fn scoring(head_width: usize, keys: KeyCache) -> Scores {
     let room = i32::MAX as u32 / head_width as u32;
-    let transformed =
-        keys == KeyCache::Narrow && head_width.is_power_of_two() && head_width <= hadamard::MAX_WIDTH;
+    let transformed = keys == KeyCache::Narrow && head_width.is_power_of_two() && head_width <= hadamard::MAX_WIDTH;
     let (query_max, key_max) = match keys {
         KeyCache::Wide => (isqrt(room).min(A16_MAX), isqrt(room).min(A16_MAX)),
         KeyCache::Narrow => ((room / 127).min(A16_MAX), 127),
@@ -193,15 +192,14 @@ impl Builder<'_, '_> {
             outputs.push((self.matrix(&name, rows, hidden, Role::Body, traits.query_key_value_bias)?, slot));
         }
         ops.push(Op::Linear { input: H, outputs });
-        if traits.head_norms {
-            self.norm(&format!("{layer}.self_attn.q_norm"), head_width, Q, Q, ops)?;
-            self.norm(&format!("{layer}.self_attn.k_norm"), head_width, K, K, ops)?;
-        }
-        for slot in [Q, K] {
+        for (slot, name) in [(Q, "q_norm"), (K, "k_norm")] {
+            if traits.head_norms {
+                self.norm(&format!("{layer}.self_attn.{name}"), head_width, slot, slot, ops)?;
+            }
             ops.push(Op::Rope { slot, head_width, table: self.table, pairs: Pairs::Half });
-        }
-        if self.scoring.transformed {
-            ops.extend([Q, K].map(|slot| Op::Hadamard { slot, head_width }));
+            if self.scoring.transformed {
+                ops.push(Op::Hadamard { slot, head_width });
+            }
         }
         ops.push(Op::Attention(Attention {
             query: Q,
@@ -216,7 +214,8 @@ impl Builder<'_, '_> {
             key_max: self.scoring.key_max,
             scoring: self.scoring.scoring,
         }));
-        let output = self.matrix(&format!("{layer}.self_attn.o_proj"), hidden, query, Role::Body, traits.output_bias)?;
+        let output =
+            self.matrix(&format!("{layer}.self_attn.o_proj"), hidden, query, Role::Body, traits.output_bias)?;
         ops.push(Op::Linear { input: O, outputs: vec![(output, Y)] });
         ops.push(Op::ResidualAdd { into: X, from: Y });
         Ok(())
@@ -259,7 +258,8 @@ impl Builder<'_, '_> {
             return Err(self.tensors.error(&tensor, problem, "the checkpoint is damaged: fetch it again"));
         };
         let Some(epsilon) = constants::epsilon(n, self.shape.epsilon, self.numerics.fraction_bits) else {
-            let problem = format!("with n = {n} and rms_norm_eps = {:e} the norm's E leaves 44 bits", self.shape.epsilon);
+            let problem =
+                format!("with n = {n} and rms_norm_eps = {:e} the norm's E leaves 44 bits", self.shape.epsilon);
             return Err(self.tensors.error(&tensor, problem, "convert with fewer fraction bits"));
         };
         let (root, root_shift) = constants::root(n);

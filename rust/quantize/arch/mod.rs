@@ -1,7 +1,7 @@
 //! Families of models: from a checkpoint's configuration to a program of integer operations.
 //!
-//! A family is one file here and one line in [`FAMILIES`]. Its function says how its decoder differs from the plain
-//! one that [`decoder`] lowers.
+//! A family is one file here and one line in `FAMILIES`. Its function says how its decoder differs from the plain one
+//! that `decoder` lowers.
 mod config;
 mod decoder;
 mod llama;

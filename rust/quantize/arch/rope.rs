@@ -36,9 +36,7 @@ pub(super) fn read(
     Ok(freq64(theta, head_width, &scaling))
 }
 
-fn scaling(
-    parameters: &Config<'_>, tensors: &mut Tensors<'_>, pairs: usize,
-) -> Result<RopeScaling, ConvertError> {
+fn scaling(parameters: &Config<'_>, tensors: &mut Tensors<'_>, pairs: usize) -> Result<RopeScaling, ConvertError> {
     parameters.only("partial_rotary_factor", &json!(1))?;
     // `type` is the key's older name.
     let key = if parameters.get("rope_type").is_some() { "rope_type" } else { "type" };
@@ -51,7 +49,11 @@ fn scaling(
             let high = parameters.required_number("high_freq_factor", 1e-6..=1e6)?;
             if high <= low {
                 let problem = format!("{high} is not more than low_freq_factor, {low}");
-                return Err(parameters.error("high_freq_factor", problem, "take config.json from the model's publisher"));
+                return Err(parameters.error(
+                    "high_freq_factor",
+                    problem,
+                    "take config.json from the model's publisher",
+                ));
             }
             let key = "original_max_position_embeddings";
             let original_context = parameters.required_count(key, 1..=1 << 24)? as u64;

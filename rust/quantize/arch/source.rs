@@ -50,7 +50,11 @@ impl<'a> Tensors<'a> {
             None => Ok(()),
             Some(name) => {
                 let problem = "its model type has no such tensor".to_owned();
-                Err(self.error(&quoted(name), problem, "convert a checkpoint of the plain model, without adapters or other parts"))
+                Err(self.error(
+                    &quoted(name),
+                    problem,
+                    "convert a checkpoint of the plain model, without adapters or other parts",
+                ))
             }
         }
     }

@@ -5,8 +5,7 @@ use crate::constants::round;
 use intact_core::formats::{Format, PayloadKind, ScaleMode};
 
 /// The formats that real values are quantized to; those with block scales in every block length.
-pub const QUANTIZED: [&str; 10] =
-    ["U8r", "W16r", "U8b8", "U6b8", "U5b8", "U4b8", "N4b8", "U6z8", "U5z8", "U4z8"];
+pub const QUANTIZED: [&str; 10] = ["U8r", "W16r", "U8b8", "U6b8", "U5b8", "U4b8", "N4b8", "U6z8", "U5z8", "U4z8"];
 
 /// The largest block scale of U8b8: so fine a grid absorbs the rounding of its scale, and small scales keep sums of
 /// weights low.
@@ -57,7 +56,7 @@ fn eight_bits(format: &Format, _table: &[i8; 16], values: &[f32], row: &mut Row)
     }
     let blocks = values.chunks(format.block).zip(row.codes.chunks_mut(format.block));
     for ((values, codes), scale) in blocks.zip(&mut row.scales) {
-        let s = (largest(values) / (127.0 * unit)).ceil().max(1.0).min(U8_MOST);
+        let s = (largest(values) / (127.0 * unit)).ceil().clamp(1.0, U8_MOST);
         *scale = s as i32;
         for (code, &value) in codes.iter_mut().zip(values) {
             *code = round(f64::from(value) / (s * unit)).clamp(-127.0, 127.0) as i16 + 128;
@@ -111,9 +110,13 @@ fn searched(format: &Format, table: &[i8; 16], values: &[f32], row: &mut Row) ->
         _ => Levels::Uniform { zero: padding_code(format) },
     };
     let start = |values: &[f32]| {
-        let deepest = values.iter().fold(0.0, |found: f64, &value| {
-            if f64::from(value).abs() > found.abs() { f64::from(value) } else { found }
-        });
+        let deepest =
+            values.iter().fold(
+                0.0,
+                |found: f64, &value| {
+                    if f64::from(value).abs() > found.abs() { f64::from(value) } else { found }
+                },
+            );
         deepest / levels.deepest()
     };
     let unit = values.chunks(format.block).fold(0.0, |unit: f64, block| unit.max(start(block).abs())) / 255.0;
@@ -167,7 +170,7 @@ fn with_offsets(format: &Format, _table: &[i8; 16], values: &[f32], row: &mut Ro
         let targets = row.scales.iter_mut().zip(&mut row.offsets);
         for (values, (scale, offset)) in values.chunks(format.block).zip(targets) {
             let (min, max) = ends(values);
-            *scale = ((max - min) / umax / unit).ceil().max(1.0).min(255.0) as i32;
+            *scale = ((max - min) / umax / unit).ceil().clamp(1.0, 255.0) as i32;
             *offset = round(min / unit) as i32;
             fits &= within_range(*scale, *offset, largest_code);
         }

@@ -205,7 +205,9 @@ const QUANTIZED_TYPES: [DType; 9] = [
 ];
 
 /// A row of a type with random codes; `scale` and `offset` make those of a block from a number in −1 … 1.
-fn source_row(random: &mut Random, grid: Grid, columns: usize, scale: fn(f64) -> f64, offset: fn(f64) -> f64) -> Blocks {
+fn source_row(
+    random: &mut Random, grid: Grid, columns: usize, scale: fn(f64) -> f64, offset: fn(f64) -> f64,
+) -> Blocks {
     let lowest = u64::from(grid.bits == 8);
     let blocks = columns / grid.block;
     Blocks {
