@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from intact import gguf_vocab
 from intact._native import CONTRACT_VERSION, Model, Source, __version__
-
-Progress = Callable[[int, int, str], object]
-
-PROFILES = ("default", "fast", "fastest")
+from intact.errors import ModelError
+from intact.progress import progress_bar
+from intact.tokenizer import MAX_FILE_BYTES, Tokenizer
 
 
 def quantize(
@@ -39,33 +36,50 @@ def quantize(
         type: Format of the layers' weights, such as "U4b8". By default a quantized source keeps its own codes, and a
             float source becomes U8b8.
         head_type: Format of embedding and output head; by default as for `type`.
-        threads: CPU threads; by default all that this process may use.
+        threads: CPU threads, 1…1024; by default all that this process may use.
         overwrite: Replace a directory that exists.
         progress: Show a progress bar on stderr.
 
     Returns:
-        The model digest, the path, and the size of the weights in bytes.
+        The model digest ("digest"), the destination ("path"), and the size of the weights in bytes ("plane_bytes").
 
     Raises:
         ModelError: The source cannot be read or converted, or the destination cannot be written.
+        TokenizerError: The vocabulary of a GGUF file is damaged or of an unknown kind.
         RequestError: A setting is out of its range.
     """
-    path = os.fspath(source)
-    with progress_bar("converting", progress) as report:
-        model = Model.convert(
-            path, profile=profile, body=type, head=head_type, threads=threads, progress=report
-        )
-        provenance = {"profile": profile, "source": Path(path).name, "version": __version__}
-        if type is not None:
-            provenance["type"] = type
-        if head_type is not None:
-            provenance["head_type"] = head_type
-        files = companion_files(Source(path), profile)
-        model.save(os.fspath(destination), files, provenance, overwrite)
-    return {"digest": model.digest, "path": os.fspath(destination), "plane_bytes": model.plane_bytes}
+    path, target = os.fspath(source), os.fspath(destination)
+    if not overwrite and os.path.lexists(target):
+        raise ModelError(f"{target}: already exists; choose another directory or allow overwriting")
+    # Before the weights, which take long.
+    files = _companion_files(Source(path), profile)
+    with progress_bar("converting", "tensor", progress) as report:
+        model = Model.convert(path, profile=profile, body=type, head=head_type, threads=threads, progress=report)
+    provenance = {"profile": profile, "source": Path(path).resolve().name, "version": __version__}
+    if type is not None:
+        provenance["type"] = type
+    if head_type is not None:
+        provenance["head_type"] = head_type
+    model.save(target, files, provenance, overwrite)
+    return {"digest": model.digest, "path": target, "plane_bytes": model.plane_bytes}
 
 
-def companion_files(source: Source, profile: str) -> dict[str, bytes]:
+def source_tokenizer(path: str) -> Tokenizer | None:
+    """The tokenizer of a checkpoint, None for one that has none.
+
+    Raises:
+        ModelError: The checkpoint cannot be read.
+        TokenizerError: The tokenizer cannot be read.
+    """
+    source = Source(path)
+    metadata = source.metadata()
+    if metadata is not None:
+        return Tokenizer(gguf_vocab.build(metadata))
+    file = source.tokenizer_files().get("tokenizer.json")
+    return Tokenizer.from_directory(Path(file).parent) if file is not None else None
+
+
+def _companion_files(source: Source, profile: str) -> dict[str, bytes]:
     """The small files of a model directory: configuration, tokenizer, generation defaults."""
     config = json.loads(source.config())
     config["quantization_config"] = {
@@ -75,32 +89,21 @@ def companion_files(source: Source, profile: str) -> dict[str, bytes]:
     }
     files = {"config.json": _json_bytes(config)}
     metadata = source.metadata()
-    if metadata is None:
-        for name, path in source.tokenizer_files().items():
-            files[name] = Path(path).read_bytes()
-    else:
-        for name, content in gguf_vocab.build(metadata).items():
-            files[name] = _json_bytes(content)
+    if metadata is not None:
+        return files | {name: _json_bytes(content) for name, content in gguf_vocab.build(metadata).items()}
+    for name, path in source.tokenizer_files().items():
+        files[name] = _read(Path(path))
     return files
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelError(f"{path}: larger than {MAX_FILE_BYTES} bytes, which no tokenizer file is")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _json_bytes(content: object) -> bytes:
     return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
-
-
-@contextmanager
-def progress_bar(what: str, show: bool) -> Iterator[Progress | None]:
-    """A bar on stderr that a conversion reports to."""
-    if not show:
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit="tensor", leave=False) as bar:
-
-        def report(done: int, total: int, tensor: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(tensor, refresh=False)
-            bar.update(done - bar.n)
-
-        yield report

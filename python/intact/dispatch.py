@@ -1,99 +1,140 @@
-"""Several threads on one engine: whoever needs a token steps it, and hands out what belongs to others."""
+"""One engine for several threads: a thread of its own runs it, the others hand it work and wait for their events.
+
+Ctrl-C interrupts Python's main thread at any point. The engine's thread is never interrupted, so no token of one caller
+is lost because another was stopped.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Condition
-from typing import Any
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from intact._native import Engine
 
-Event = tuple[int, int, int, "int | None", "list[tuple[int, int]]", "str | None"]
+Event = tuple[int, int, int, int | None, list[tuple[int, int]], str | None]
+"""Request, stream, token, its log-probability, the most likely tokens with theirs, "stop" or "length" at the end."""
+
+_Result = TypeVar("_Result")
 
 
 class Dispatcher:
-    """Shares one engine between sessions."""
+    """Shares one engine between sessions. The engine's thread ends when the dispatcher is collected."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._changed = Condition()
-        self._stepping = False
-        self._sessions: dict[int, Session] = {}
+        self._runner = _Runner(engine)
+        thread = threading.Thread(target=self._runner.run, name="intact-engine", daemon=True)
+        thread.start()
+        weakref.finalize(self, _stop, self._runner, thread)
 
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """A group of requests; those that are not finished at the end are cancelled."""
-        session = Session(self)
+    def call(self, function: Callable[[Engine], _Result]) -> _Result:
+        """The result of `function(engine)`, which runs between two steps."""
+        return self._runner.call(lambda: function(self._runner.engine))
+
+    def session(self) -> Session:
+        """A group of requests; what is left of them when the `with` block ends is cancelled."""
+        return Session(self._runner)
+
+
+class Session(AbstractContextManager["Session"]):
+    """The requests of one caller."""
+
+    def __init__(self, runner: _Runner) -> None:
+        self._runner = runner
+        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+
+    def add(self, requests: Iterable[tuple[list[int], dict[str, Any]]]) -> list[int]:
+        """Starts requests, each a prompt with the engine's settings, and returns their numbers."""
+        return self._runner.call(lambda: self._runner.add(requests, self._events))
+
+    def event(self) -> Event:
+        """The next event of these requests; waits for it."""
+        event = self._events.get()
+        if isinstance(event, BaseException):
+            raise event
+        return event
+
+    def cancel(self, request: int, stream: int) -> None:
+        """Ends one continuation; an event of it may still come."""
+        self._runner.jobs.put(lambda: self._runner.engine.cancel(request, stream))
+
+    def __exit__(self, *exception: object) -> None:
+        self._runner.jobs.put(lambda: self._runner.cancel(self._events))
+
+
+class _Runner:
+    """What the engine's thread works on. It must not refer to the dispatcher, whose end is the thread's."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        # A SimpleQueue stays whole wherever a signal or the garbage collector interrupts its user.
+        self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._owners: dict[int, SimpleQueue[Event | BaseException]] = {}
+
+    def run(self) -> None:
+        """Does the jobs, and between them runs the engine as long as it has work."""
+        while True:
+            while self.engine.idle() or not self.jobs.empty():
+                job = self.jobs.get()
+                if job is None:
+                    return
+                job()
+                del job  # it refers to its caller, who may not be kept alive while this thread waits
+            self._step()
+
+    def call(self, function: Callable[[], _Result]) -> _Result:
+        """Runs a function on the engine's thread and returns its result or raises its exception here."""
+        reply: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+        def job() -> None:
+            try:
+                reply.put((function(), None))
+            except BaseException as error:
+                reply.put((None, error))
+
+        self.jobs.put(job)
+        result, error = reply.get()
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+    def add(
+        self, requests: Iterable[tuple[list[int], dict[str, Any]]], events: SimpleQueue[Event | BaseException]
+    ) -> list[int]:
+        """Starts requests whose events go to one queue."""
+        numbers = []
+        for prompt, settings in requests:
+            number = self.engine.add(prompt, **settings)
+            self._owners[number] = events
+            numbers.append(number)
+        return numbers
+
+    def cancel(self, events: SimpleQueue[Event | BaseException]) -> None:
+        """Ends all requests whose events go to this queue."""
+        for number in [number for number, owner in self._owners.items() if owner is events]:
+            self.engine.cancel(number)
+            del self._owners[number]
+
+    def _step(self) -> None:
         try:
-            yield session
-        finally:
-            session.close()
-
-    def add(self, session: Session, prompt: list[int], settings: dict[str, Any]) -> int:
-        """Starts a request for a session."""
-        with self._changed:
-            while self._stepping:
-                self._changed.wait()
-            request = self._engine.add(prompt, **settings)
-            self._sessions[request] = session
-            return request
-
-    def end(self, request: int, stream: int | None) -> None:
-        """Ends a request, or one of its continuations."""
-        with self._changed:
-            if stream is None:
-                self._sessions.pop(request, None)
-            self._engine.cancel(request, stream)
-
-    def wait(self, session: Session) -> None:
-        """Returns when the session has events; steps the engine unless another thread is doing so."""
-        with self._changed:
-            while not session.queue and self._stepping:
-                self._changed.wait()
-            if session.queue:
-                return
-            self._stepping = True
-        events: list[Event] = []
-        try:
-            events = self._engine.step()
-        finally:
-            with self._changed:
-                self._stepping = False
-                for event in events:
-                    owner = self._sessions.get(event[0])
-                    if owner is not None:
-                        owner.queue.append(event)
-                self._changed.notify_all()
+            events = self.engine.step()
+        except BaseException as error:
+            # A step runs everyone's tokens, so its failure is everyone's.
+            for number, owner in self._owners.items():
+                self.engine.cancel(number)
+                owner.put(error)
+            self._owners.clear()
+            return
+        for event in events:
+            if event[0] in self._owners:
+                self._owners[event[0]].put(event)
 
 
-class Session:
-    """The requests of one call."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._requests: list[int] = []
-        self.queue: deque[Event] = deque()
-
-    def add(self, prompt: list[int], **settings: Any) -> int:
-        """Starts a request and returns its number."""
-        request = self._dispatcher.add(self, prompt, settings)
-        self._requests.append(request)
-        return request
-
-    def end(self, request: int, stream: int) -> None:
-        """Ends one continuation early; ending one that is over does nothing."""
-        self._dispatcher.end(request, stream)
-
-    def events(self) -> Iterator[Event]:
-        """The events so far, at least one; runs the engine where there is none."""
-        while not self.queue:
-            self._dispatcher.wait(self)
-        while self.queue:
-            yield self.queue.popleft()
-
-    def close(self) -> None:
-        """Cancels what is not finished."""
-        for request in self._requests:
-            self._dispatcher.end(request, None)
+def _stop(runner: _Runner, thread: threading.Thread) -> None:
+    runner.jobs.put(None)
+    # The interpreter may not end under a thread that is inside the engine. The collector may run on that very thread.
+    if thread is not threading.current_thread():
+        thread.join()

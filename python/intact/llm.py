@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intact import conversion, errors, gguf_vocab
-from intact._native import CONTRACT_VERSION, Engine, Model, Source
+from intact import errors, hub
+from intact._native import CONTRACT_VERSION, Engine, Model, release_free_memory
 from intact.continuation import Continuation
-from intact.dispatch import Dispatcher
+from intact.conversion import source_tokenizer
+from intact.dispatch import Dispatcher, Session
 from intact.outputs import RequestOutput, StreamChunk
+from intact.progress import progress_bar
 from intact.sampling import SamplingParams
 from intact.tokenizer import Tokenizer
 
@@ -62,7 +64,7 @@ class LLM:
         device: str = "auto",
         threads: int | None = None,
         cpu: str | None = None,
-        chunk: int = 512,
+        chunk: int = 256,
         page: int = 64,
         kv_tokens: int | None = None,
         max_sequences: int = 256,
@@ -70,42 +72,44 @@ class LLM:
     ) -> None:
         if device not in ("auto", "cpu"):
             raise errors.DeviceError(f"device: {device!r} is not one of 'auto', 'cpu'")
-        threads = usable_cpus() if threads is None else threads
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-            raise errors.RequestError(f"threads: {threads!r} is not an integer within 1…1024")
+        threads = usable_cpus() if threads is None else _count("threads", threads, 1024)
         path = Path(model)
+        self._tokenizer: Tokenizer | None
         if (path / "intact.json").is_file():
             self._model = Model.open(str(path), threads)
             _check_directory(self._model, profile, type, head_type)
             self._tokenizer = Tokenizer.from_directory(path) if (path / "tokenizer.json").is_file() else None
         else:
-            with conversion.progress_bar("converting", progress) as report:
+            self._tokenizer = source_tokenizer(str(path))
+            with progress_bar("converting", "tensor", progress) as report:
                 self._model = Model.convert(
                     str(path), profile=profile or "default", body=type, head=head_type, threads=threads, progress=report
                 )
-            self._tokenizer = _source_tokenizer(path)
+        release_free_memory()  # what parsing the tokenizer left behind
         self._engine = Engine(
             self._model,
             kernels=cpu or os.environ.get("INTACT_CPU") or None,
             threads=threads,
-            chunk=chunk,
-            page=page,
-            kv_tokens=kv_tokens,
-            max_sequences=max_sequences,
+            chunk=_count("chunk", chunk, 1 << 16),
+            page=_count("page", page, 1 << 16),
+            kv_tokens=None if kv_tokens is None else _count("kv_tokens", kv_tokens, 1 << 32),
+            max_sequences=_count("max_sequences", max_sequences, 1 << 16),
         )
         self._dispatcher = Dispatcher(self._engine)
 
     @classmethod
-    def from_pretrained(cls, name: str, *, revision: str | None = None, **options: Any) -> LLM:
-        """A local path, or a model of the Hugging Face hub (needs the extra `hub`)."""
-        if Path(name).exists():
-            return cls(name, **options)
-        try:
-            from huggingface_hub import snapshot_download
-        except ImportError as error:
-            raise errors.ModelError(f"{name}: no such path, and the hub needs `pip install intact[hub]`") from error
-        patterns = ["*.json", "*.safetensors", "*.gguf", "*.jinja", "tokenizer.model"]
-        return cls(snapshot_download(name, revision=revision, allow_patterns=patterns), **options)
+    def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None, **options: Any) -> LLM:
+        """A local path as for `LLM`, or else a model of the Hugging Face hub (needs the extra `hub`).
+
+        Args:
+            name: A path; "OWNER/MODEL", of which the safetensors are fetched; or "OWNER/MODEL/FILE.gguf".
+            revision: A branch, tag or commit of the hub's repository.
+            options: As for `LLM`.
+
+        Raises:
+            ModelError: No such path, and the hub cannot be reached or does not have it.
+        """
+        return cls(hub.fetch(name, revision), **options)
 
     @property
     def digest(self) -> str:
@@ -171,9 +175,10 @@ class LLM:
         """The logits after every token of one sequence: int32 (tokens, vocabulary), in units of 2^-fraction_bits.
 
         Raises:
-            RequestError: No tokens, a token id out of range, or more tokens than the context.
+            RequestError: No tokens, a token id out of range, or more tokens than the context or cache.
         """
-        return self._engine.logits(_token_ids(token_ids))
+        ids = _token_ids(token_ids)
+        return self._dispatcher.call(lambda engine: engine.logits(ids))
 
     def generate(
         self,
@@ -198,28 +203,23 @@ class LLM:
         """
         batch = _prompts(prompts)
         settings = _settings(params, len(batch))
-        with self._dispatcher.session() as session:
-            states = [self._start(session, prompt, p) for prompt, p in zip(batch, settings, strict=True)]
-            open_streams = sum(len(state) for _, _, state in states)
-            by_request = {request: state for request, _, state in states}
-            with conversion.progress_bar("generating", use_tqdm) as report:
-                total = open_streams
-                while open_streams:
-                    for event in session.events():
-                        continuation = by_request[event[0]][event[1]]
-                        continuation.push(event)
-                        if continuation.finished:
-                            session.end(event[0], event[1])
-                            open_streams -= 1
-                            if report:
-                                report(total - open_streams, total, "")
+        ids = [self._encode(prompt) for prompt in batch]
+        done: list[list[Continuation]] = [self._continuations(p) for p in settings]
+        total = sum(map(len, done))
+        with self._dispatcher.session() as session, progress_bar("generating", "sequence", use_tqdm) as report:
+            numbers = session.add([self._request(i, p) for i, p in zip(ids, settings, strict=True)])
+            by_number = dict(zip(numbers, done, strict=True))
+            for finished in range(1, total + 1):
+                while not self._advance(session, by_number).finished:
+                    pass
+                report(finished, total, "")
         return [
             RequestOutput(
                 prompt=prompt if isinstance(prompt, str) else None,
-                prompt_token_ids=ids,
-                outputs=[continuation.output() for continuation in state],
+                prompt_token_ids=prompt_ids,
+                outputs=[continuation.output() for continuation in continuations],
             )
-            for prompt, (_, ids, state) in zip(batch, states, strict=True)
+            for prompt, prompt_ids, continuations in zip(batch, ids, done, strict=True)
         ]
 
     def chat(
@@ -237,8 +237,12 @@ class LLM:
             params: As for `generate`.
             use_tqdm: As for `generate`.
             template: Variables for the chat template.
+
+        Raises:
+            RequestError: A conversation or setting that the model cannot take.
+            TokenizerError: The model has no chat template, or the template refuses the messages.
         """
-        many = bool(messages) and not isinstance(messages[0], Mapping)
+        many = len(messages) > 0 and not isinstance(messages[0], Mapping)
         conversations: Sequence[Any] = messages if many else [messages]
         prompts = [self.chat_prompt(conversation, **template) for conversation in conversations]
         return self.generate(prompts, params, use_tqdm=use_tqdm)
@@ -249,46 +253,49 @@ class LLM:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StreamChunk]:
-        """Continues a prompt and yields text as it comes; closing the iterator ends the request.
+        """Continues a prompt and yields text as it comes, a chunk for every token.
+
+        The request starts with the first chunk that is asked for; closing the iterator ends it.
 
         Raises:
             RequestError: A prompt or setting that the model cannot take.
+            TokenizerError: A text, but no tokenizer.
         """
         settings = params or SamplingParams()
+        continuations = self._continuations(settings)
         with self._dispatcher.session() as session:
-            request, _, state = self._start(session, prompt, settings)
-            left = len(state)
+            [number] = session.add([self._request(self._encode(prompt), settings)])
+            left = len(continuations)
             while left:
-                for event in session.events():
-                    continuation = state[event[1]]
-                    if continuation.finished:
-                        continue
-                    continuation.push(event)
-                    if continuation.finished:
-                        session.end(request, event[1])
-                        left -= 1
-                    yield continuation.take_chunk()
+                continuation = self._advance(session, {number: continuations})
+                left -= continuation.finished
+                yield continuation.take_chunk()
 
-    def _start(
-        self, session: Any, prompt: Prompt, params: SamplingParams
-    ) -> tuple[int, list[int], list[Continuation]]:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else _token_ids(prompt)
-        if params.stop and self._tokenizer is None:
-            raise errors.RequestError("stop: stop texts need a tokenizer, and the model has none")
+    def _advance(self, session: Session, by_number: dict[int, list[Continuation]]) -> Continuation:
+        """Waits for the next token of a continuation that is not over, and pushes it."""
+        while True:
+            event = session.event()
+            number, index, *_, finish = event
+            continuation = by_number[number][index]
+            if continuation.finished:
+                continue  # a token that was on its way when a stop text ended the continuation
+            continuation.push(event)
+            if continuation.finished and finish is None:
+                session.cancel(number, index)
+            return continuation
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else _token_ids(prompt)
+
+    def _request(self, prompt: list[int], params: SamplingParams) -> tuple[list[int], dict[str, Any]]:
+        if params.stop_texts and self._tokenizer is None:
+            raise errors.RequestError("stop: stop texts need a tokenizer, and the model has none; use stop_token_ids")
         eos = self._tokenizer.eos_ids if self._tokenizer and not params.ignore_eos else frozenset()
-        request = session.add(
-            ids,
-            max_tokens=params.max_tokens,
-            temperature=params.temperature_q16,
-            top_k=max(0, params.top_k),
-            top_p=params.top_p_q16,
-            min_p=params.min_p_q16,
-            seed=params.seed,
-            n=params.n,
-            stop_ids=sorted(eos | set(params.stop_token_ids)),
-            logprobs=params.logprobs,
-        )
-        return request, ids, [Continuation(index, params, self._tokenizer) for index in range(params.n)]
+        stop_ids = sorted(eos | set(params.stop_token_ids or ()))
+        return prompt, {**params.to_contract(), "stop_ids": stop_ids}
+
+    def _continuations(self, params: SamplingParams) -> list[Continuation]:
+        return [Continuation(index, params, self._tokenizer) for index in range(params.n)]
 
 
 def usable_cpus() -> int:
@@ -314,18 +321,11 @@ def _check_directory(model: Model, profile: str | None, type: str | None, head_t
             )
 
 
-def _source_tokenizer(path: Path) -> Tokenizer | None:
-    metadata = Source(str(path)).metadata()
-    if metadata is not None:
-        return Tokenizer(gguf_vocab.build(metadata))
-    return Tokenizer.from_directory(path) if (path / "tokenizer.json").is_file() else None
-
-
 def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    batch: list[Any] = list(prompts)
-    if batch and not isinstance(batch[0], str) and not isinstance(batch[0], Sequence) and not hasattr(batch[0], "__len__"):
+    batch: list[Any] = list(_iterable("prompts", prompts))
+    if batch and hasattr(batch[0], "__index__"):
         return [batch]
     return batch
 
@@ -333,18 +333,30 @@ def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 def _settings(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
-    if len(params) != count:
-        raise errors.RequestError(f"params: {len(params)} settings for {count} prompts")
-    return list(params)
+    settings = list(_iterable("params", params))
+    if len(settings) != count:
+        raise errors.RequestError(f"params: {len(settings)} settings for {count} prompts; give one, or one for each")
+    return settings
 
 
 def _token_ids(ids: Sequence[int]) -> list[int]:
     out = []
-    for i, value in enumerate(ids):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise errors.RequestError(f"prompt[{i}]: {value!r} is not a token id")
-        token = value.__index__()
-        if not 0 <= token < 1 << 32:
-            raise errors.RequestError(f"prompt[{i}]: {token} is not a token id")
+    for i, value in enumerate(_iterable("prompt", ids)):
+        token = None if isinstance(value, bool) or not hasattr(value, "__index__") else value.__index__()
+        if token is None or not 0 <= token < 1 << 32:
+            raise errors.RequestError(f"prompt[{i}]: {value!r:.80} is not a token id")
         out.append(token)
     return out
+
+
+def _iterable(name: str, values: Any) -> Iterator[Any]:
+    try:
+        return iter(values)
+    except TypeError:
+        raise errors.RequestError(f"{name}: {values!r:.80} is not a list") from None
+
+
+def _count(name: str, value: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise errors.RequestError(f"{name}: {value!r:.80} is not an integer within 1…{most}")
+    return value

@@ -3,16 +3,16 @@
 Names, argument orders and formulas are those of docs/NUMERICS.md, appendix A; the section that defines a function is in
 its docstring. The arithmetic is the engine's own, in Rust: what a function here returns is what a model computes.
 
-Values are integers of any kind: an `int` gives an `int`, a `list` (also a nested one) a `list`, a numpy array of integers
-an array of int32. Where an argument is an array the results are arrays. Functions of single values map over lists and
-arrays of any shape; requant broadcasts its three arguments, and the gated activations their two, as numpy does. Vectors
-and matrices have one and two dimensions. x "in QF" stands for x·2^-F, with 8 <= F <= 20.
+Values are integers of any kind: an `int` gives an `int`, a `list` (also a nested one) a `list`, a numpy array of
+integers an array of int32. Where an argument is an array the results are arrays. Functions of single values map over
+lists and arrays of any shape; requant broadcasts its three arguments, and the gated activations their two, as numpy
+does. Vectors and matrices have one and two dimensions. x "in QF" stands for x·2^-F, with 8 <= F <= 20.
 
-`kernels` runs a function with the kernels of that name: "reference", or a faster set of `intact kernels` that this machine
-has. None is the plain formula. The result is the same; only tests and the curious need to choose.
+`kernels` runs a function with the kernels of that name: "reference", or a faster set of `intact kernels` that this
+machine has. None is the plain formula. The result is the same; only tests and the curious need to choose.
 
-Errors: TypeError for what is not an integer (booleans and floating-point numbers are none), ValueError for an integer, a
-length or a name outside its range. Both name the argument. Nothing wraps, and nothing is cut off in silence.
+Errors: TypeError for what is not an integer (booleans and floating-point numbers are none), ValueError for an integer,
+a length or a name outside its range. Both name the argument. Nothing wraps, and nothing is cut off in silence.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _numbers(name: str, value: object) -> Array:
 
 
 def _array(name: str, value: object, bounds: tuple[int, int], dtype: Any = np.int32, clamp: bool = False) -> Array:
-    """A copy of an argument as an array of `dtype`; each value is within `bounds`, or becomes so."""
+    """A copy of an argument as an array of `dtype`, its values within `bounds` (with `clamp` brought there)."""
     numbers = _numbers(name, value)
     if numbers.size > _MOST:
         raise ValueError(f"{name}: has {numbers.size} elements, more than {_MOST}")
@@ -188,9 +188,7 @@ def rsqrt(v: Like) -> tuple[Like, Like]:
     return _like(R.reshape(array.shape), v), _like(u.reshape(array.shape), v)
 
 
-def rmsnorm(
-    x: Vector, g: Vector, gs: int, E: int, rn: int, rk: int, F: int, *, kernels: str | None = None
-) -> Vector:
+def rmsnorm(x: Vector, g: Vector, gs: int, E: int, rn: int, rk: int, F: int, *, kernels: str | None = None) -> Vector:
     """P4: x, in QF, divided by its root mean square and multiplied by the gains g·2^-gs.
 
     x, g: as long as each other, 1 … 16384; g: i16. 0 <= gs, rk <= 127; 0 <= E < 2^44, n·eps·2^(2F);
@@ -261,10 +259,10 @@ def linear(
 ) -> Vector:
     """2.1: a linear layer, from x in QF (K elements) to N results in QF.
 
-    W: shape (N, K), |W| <= 32767, N <= 2^20, K <= 131072; m, sh: of each row 2^22 <= m < 2^23 and 0 <= sh <= 127, or both
-    0; a: the pre-shift, 0 … 47; mode: "A8", "A8b" or "A16"; S: the largest block scale, 1 … 255, and small enough for
-    rule 2.3, in mode "A8b", and ignored otherwise; bias: N values in QF, or None. `kernels` stores W in format W16r and
-    runs the set's quantize, dot and finish.
+    W: shape (N, K), |W| <= 32767, N <= 2^20, K <= 131072; m, sh: of each row 2^22 <= m < 2^23 and 0 <= sh <= 127, or
+    both 0; a: the pre-shift, 0 … 47; mode: "A8", "A8b" or "A16"; S: the largest block scale, 1 … 255, and small enough
+    for rule 2.3, in mode "A8b", and ignored otherwise; bias: N values in QF, or None. `kernels` stores W in format W16r
+    and runs the set's quantize, dot and finish.
     """
     weights = _matrix("W", W, (-_WEIGHT_MAX, _WEIGHT_MAX), np.int16)
     rows, columns = weights.shape
@@ -318,8 +316,8 @@ def residual_add(x: Like, y: Like) -> Like:
 def rope(v: Vector, position: int, freq64: Vector, rot: int, interleaved: bool) -> Vector:
     """3.1: one head vector in QF, turned by its position; elements from rot on stay.
 
-    0 <= position < 2^32; freq64: rot/2 values, u64, in turns·2^-64 per position; rot: even, 2 … length of v; interleaved:
-    pairs (2i, 2i + 1), else (i, i + rot/2).
+    0 <= position < 2^32; freq64: rot/2 values, u64, in turns·2^-64 per position; rot: even, 2 … length of v;
+    interleaved: pairs (2i, 2i + 1), else (i, i + rot/2).
     """
     vector = _vector("v", v)
     if _scalar("rot", rot, 2, max(2, vector.size)) % 2 or rot > vector.size:
@@ -366,18 +364,17 @@ def attention(
         raise ValueError(f"k, v: both hold vectors of {query.size} elements like q, as many of each; {found}")
     if positions > 1 << 24:
         raise ValueError(f"k: has {positions} positions, more than 2^24")
-    code_max = [_scalar("xq", xq, 1, _CODE_MAX), _scalar("xk", xk, 1, _CODE_MAX), _scalar("xv", xv, 1, 127)]
-    if width * code_max[0] * code_max[1] > _I32[1]:
-        raise ValueError(f"xq: {width}·{xq}·{xk} = {width * code_max[0] * code_max[1]} is not below 2^31")
-    scale = _scalar("ca", ca, 1 << 14, (1 << 15) - 1), _scalar("cash", cash, -127, 127)
-    first = _scalar("lo", lo, 0, positions - 1)
+    xq, xk, xv = _scalar("xq", xq, 1, _CODE_MAX), _scalar("xk", xk, 1, _CODE_MAX), _scalar("xv", xv, 1, 127)
+    if width * xq * xk > _I32[1]:
+        raise ValueError(f"xq: {width}·{xq}·{xk} = {width * xq * xk} is not below 2^31")
+    ca, cash = _scalar("ca", ca, 1 << 14, (1 << 15) - 1), _scalar("cash", cash, -127, 127)
+    first, F = _scalar("lo", lo, 0, positions - 1), _scalar("F", F, *_F)
     caps = None
     if softcap is not None:
-        if not isinstance(softcap, Sequence) or len(softcap) != 4:
-            raise ValueError("softcap: None or (im, is, cm, cs) is needed")
-        caps = _softcap_constants(*softcap, prefix="softcap, ")
-    fraction = _scalar("F", F, *_F)
-    o = _native.attention(query, keys[first:], values[first:], fraction, *code_max, *scale, caps, kernels)
+        constants = _vector("softcap", softcap)
+        _same_length("softcap", constants, "attention", 4)
+        caps = _softcap_constants("softcap, ", *constants.tolist())
+    o = _native.attention(query, keys[first:], values[first:], F, xq, xk, xv, ca, cash, caps, kernels)
     return cast(Vector, _like(o, q, k, v))
 
 
@@ -414,11 +411,11 @@ def softcap(x: Like, im: int, is_: int, cm: int, cs: int, F: int) -> Like:
 
     im·2^-is_ = 2/cap and cm·2^-cs = cap; 0 <= im, cm < 2^31, |is_|, |cs| <= 127.
     """
-    constants = _softcap_constants(im, is_, cm, cs)
+    constants = _softcap_constants("", im, is_, cm, cs)
     return cast(Like, _like(_map(_native.softcap, _array("x", x, _I32), constants, _scalar("F", F, *_F)), x))
 
 
-def _softcap_constants(im: object, is_: object, cm: object, cs: object, prefix: str = "") -> tuple[int, int, int, int]:
+def _softcap_constants(prefix: str, im: object, is_: object, cm: object, cs: object) -> tuple[int, int, int, int]:
     return (
         _scalar(f"{prefix}im", im, 0, _I32[1]),
         _scalar(f"{prefix}is_", is_, -127, 127),
@@ -441,18 +438,13 @@ def router(r: Vector, k: int, F: int, renorm: bool, sigmoid: bool) -> list[tuple
 def sample(logits: Vector, F: int, tau: int, top_k: int, top_p: int, min_p: int, rnd: int) -> int:
     """Section 4: the token id that the random word rnd, u32, draws.
 
-    logits: in QF, after a final softcap, fewer than 2^20; tau: the temperature in Q16, 1 … 2^32 - 1; top_k: u32, 0 is off;
-    top_p, min_p: Q16, 0 … 65536.
+    logits: in QF, after a final softcap, fewer than 2^20; tau: the temperature in Q16, 1 … 2^32 - 1; top_k: u32, 0 is
+    off; top_p, min_p: Q16, 0 … 65536.
     """
-    return _native.sample(
-        _vector("logits", logits, most=_VOCABULARY),
-        _scalar("F", F, *_F),
-        _scalar("tau", tau, 1, _U32[1]),
-        _scalar("top_k", top_k, *_U32),
-        _scalar("top_p", top_p, 0, 65536),
-        _scalar("min_p", min_p, 0, 65536),
-        _scalar("rnd", rnd, *_U32),
-    )
+    values, F = _vector("logits", logits, most=_VOCABULARY), _scalar("F", F, *_F)
+    tau, top_k = _scalar("tau", tau, 1, _U32[1]), _scalar("top_k", top_k, *_U32)
+    top_p, min_p = _scalar("top_p", top_p, 0, 65536), _scalar("min_p", min_p, 0, 65536)
+    return _native.sample(values, F, tau, top_k, top_p, min_p, _scalar("rnd", rnd, *_U32))
 
 
 def greedy(logits: Vector) -> int:
@@ -469,12 +461,12 @@ def logprobs(logits: Vector, F: int) -> Vector:
 def decode(
     format: str, planes: Mapping[str, Any], rows: int, columns: int, table: Sequence[int] | Array | None = None
 ) -> Any:
-    """The integer weights W of a stored matrix (docs/FORMATS.md): `rows` lists of `columns` integers.
+    """FORMATS: the integer weights W of a stored matrix as `rows` lists of `columns` integers.
 
     format: a name such as "U4z8" or "U6b8/16"; planes: the bytes of "payload", "scale", "sign" and "offset", as far as
     the format has them, padding included (further keys are ignored); rows: 1 … 2^20; columns: 1 … 131072; table: 16
-    levels in -127 … 127 for N4, None for the default. Where the payload is an array of uint8, so is W an array, of int32
-    and shape (rows, columns).
+    levels in -127 … 127 for N4, None for the default. Where the payload is an array of uint8, so is W an array, of
+    int32 and shape (rows, columns).
     """
     if not isinstance(format, str):
         raise TypeError(f"format: a name is needed, not {type(format).__name__}")
@@ -486,7 +478,10 @@ def decode(
         _same_length("table", levels, "N4", 16)
     W = _native.decode(
         format,
-        *(_plane(name, planes.get(name)) for name in ("payload", "scale", "sign", "offset")),
+        _plane("payload", planes.get("payload")),
+        _plane("scale", planes.get("scale")),
+        _plane("sign", planes.get("sign")),
+        _plane("offset", planes.get("offset")),
         _scalar("rows", rows, 1, 1 << 20),
         _scalar("columns", columns, 1, _COLUMNS),
         None if levels is None else levels.tolist(),

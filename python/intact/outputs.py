@@ -38,7 +38,7 @@ class CompletionOutput:
         token_ids: The generated tokens, with an end token where one was chosen.
         logprobs: For every token, the reported tokens by id; None where not asked for.
         cumulative_logprob_q16: Sum over the generated tokens, as in `Logprob`.
-        finish_reason: "stop" (end token or stop text) or "length".
+        finish_reason: "stop" (end token or stop text) or "length" (`max_tokens`, or the end of the context).
         stop_reason: The stop text, or the id of a token of `stop_token_ids`, that ended it.
     """
 
@@ -47,8 +47,13 @@ class CompletionOutput:
     token_ids: list[int]
     logprobs: list[dict[int, Logprob]] | None
     cumulative_logprob_q16: int | None
-    finish_reason: str
+    finish_reason: str | None
     stop_reason: str | int | None
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """Natural logarithm of the continuation's probability, for showing."""
+        return None if self.cumulative_logprob_q16 is None else self.cumulative_logprob_q16 * _LN2_PER_UNIT
 
 
 @dataclass(frozen=True)

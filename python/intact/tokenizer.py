@@ -32,18 +32,22 @@ class Tokenizer:
     def __init__(self, files: Mapping[str, Any]) -> None:
         """Builds the tokenizer from file name → content: parsed JSON for names ending in `.json`, text otherwise.
 
+        `tokenizer.json` may be text as well: parsing a large vocabulary here would only take memory.
+
         Read are `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json`,
         `generation_config.json` and `chat_template.jinja`. Raises TokenizerError.
         """
-        source = _object(files, "tokenizer.json")
-        if not source:
-            raise TokenizerError("tokenizer.json: missing; save the model with its fast tokenizer")
-        self._backend = _guarded(
-            lambda: tokenizers.Tokenizer.from_str(json.dumps(source, ensure_ascii=False)), "tokenizer.json"
-        )
+        source = files.get("tokenizer.json")
+        if not isinstance(source, str):
+            if not _object(files, "tokenizer.json"):
+                raise TokenizerError("tokenizer.json: missing; save the model with its fast tokenizer")
+            source = json.dumps(source, ensure_ascii=False)
+        text: str = source
+        self._backend = _guarded(lambda: tokenizers.Tokenizer.from_str(text), "tokenizer.json")
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._decoder = _Decoder(source.get("decoder"))
+        decoder = self._backend.decoder
+        self._decoder = _Decoder(json.loads(decoder.__getstate__()) if decoder is not None else None)
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(id for id, token in added.items() if token.special)
         self._added_ids = frozenset(added)
@@ -64,7 +68,7 @@ class Tokenizer:
         files: dict[str, Any] = {}
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
             if (text := _read(directory / name)) is not None:
-                files[name] = _parse(text, name)
+                files[name] = text if name == "tokenizer.json" else _parse(text, name)
         files["chat_template.jinja"] = _read(directory / "chat_template.jinja")
         if "tokenizer.json" not in files:
             raise TokenizerError(f"{directory / 'tokenizer.json'}: not found; save the model with its fast tokenizer")

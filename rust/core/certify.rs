@@ -7,12 +7,16 @@ use crate::matrix::{Activation, Matrix, PlaneSizes, RowScale};
 use crate::ops::{hadamard, softcap::Softcap};
 use crate::program::{Attention, LOGITS, MatrixId, Model, Op, Slot, Vector, VectorId};
 use alloc::{
+    collections::BTreeSet,
     format,
     string::{String, ToString},
     vec,
     vec::Vec,
 };
 use core::fmt;
+
+/// Elements per token of all slots together: 1 GiB, which a program of many wide slots would exceed a thousandfold.
+const MAX_SLOTS: usize = 1 << 28;
 
 /// A bound that a model breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +143,9 @@ pub fn certify(mut model: Model, pool: &Pool) -> Result<Certified, Refusal> {
     let width = widths[logits].unwrap_or(0);
     require(width >= model.vocabulary, "head", "logits are at least as wide as the vocabulary", width)?;
     require(written(&model.head, logits), "head", "the head writes the slot logits", "it does not")?;
-    let widths = widths.into_iter().map(|width| width.unwrap_or(0)).collect();
+    let widths: Vec<usize> = widths.into_iter().map(|width| width.unwrap_or(0)).collect();
+    let total = widths.iter().fold(0, |sum: usize, &width| sum.saturating_add(width));
+    require(total <= MAX_SLOTS, "program", "all slots together are at most 2^28 wide", total)?;
     let head_inputs = inputs(&model.head);
     Ok(Certified { model, widths, attentions, head_inputs, logits, final_softcap })
 }
@@ -150,14 +156,10 @@ fn written(ops: &[Op], slot: Slot) -> bool {
 
 /// The slots that `ops` read before they write them.
 fn inputs(ops: &[Op]) -> Vec<Slot> {
-    let (mut defined, mut inputs) = (Vec::new(), Vec::new());
+    let (mut known, mut inputs) = (BTreeSet::new(), Vec::new());
     for op in ops {
-        for slot in op.reads() {
-            if !defined.contains(&slot) && !inputs.contains(&slot) {
-                inputs.push(slot);
-            }
-        }
-        defined.extend(op.writes());
+        inputs.extend(op.reads().into_iter().filter(|&slot| known.insert(slot)));
+        known.extend(op.writes());
     }
     inputs
 }
@@ -272,7 +274,8 @@ impl<'a> Flow<'a> {
     fn check_linear(&mut self, input: Slot, outputs: &[(MatrixId, Slot)], at: &str) -> Result<(), Refusal> {
         let width = self.read(input, at)?;
         let mut shared: Option<Activation> = None;
-        for (i, &(id, slot)) in outputs.iter().enumerate() {
+        let mut written = BTreeSet::new();
+        for &(id, slot) in outputs {
             let matrix = self.matrix(id, at)?;
             let columns = matrix.columns;
             require(
@@ -289,7 +292,7 @@ impl<'a> Flow<'a> {
                 "matrices of one input share activation mode and cap",
                 matrix.activation.name(),
             )?;
-            let distinct = slot != input && outputs[..i].iter().all(|&(_, other)| other != slot);
+            let distinct = slot != input && written.insert(slot);
             require(distinct, at, "a linear op writes each slot once and not its input", self.name(slot))?;
             self.write(slot, matrix.rows, at)?;
         }

@@ -28,14 +28,16 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults for a model: the fastest kernels, chunks of 512, room for its context, and 32768 positions at least
-    /// where that takes no more than 2 GiB.
+    /// Defaults for a model: chunks of 256 tokens, and room for its context or 32768 positions, whichever is more.
     #[must_use]
     pub fn new(kernels: &'static Kernels, context: u32) -> Self {
         let kv_tokens = (context as usize).max(32_768);
-        Self { kernels, chunk: 512, max_sequences: 256, page: 64, kv_tokens }
+        Self { kernels, chunk: 256, max_sequences: 256, page: 64, kv_tokens }
     }
 }
+
+/// Elements that the slots of one step hold at most, 1 GiB of i32: a model of wide slots runs in shorter chunks.
+const MAX_SLOT_ELEMENTS: usize = 1 << 28;
 
 /// One model with its sequences.
 pub struct Engine {
@@ -51,8 +53,11 @@ pub struct Engine {
 impl Engine {
     /// An engine for `loaded` on the threads of `pool`.
     #[must_use]
-    pub fn new(loaded: &Loaded, pool: Arc<Pool>, options: Options) -> Self {
+    pub fn new(loaded: &Loaded, pool: Arc<Pool>, mut options: Options) -> Self {
         let model = Arc::clone(&loaded.certified);
+        let width: usize = model.widths().iter().sum();
+        options.chunk = options.chunk.min(MAX_SLOT_ELEMENTS / width.max(1)).max(1);
+        (options.page, options.max_sequences) = (options.page.max(1), options.max_sequences.max(1));
         let executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page);
         let mut scheduler = Scheduler::default();
         scheduler.pages.most = options.kv_tokens.div_ceil(options.page).max(1);
@@ -103,46 +108,48 @@ impl Engine {
     /// # Errors
     /// [`RequestError::OutOfMemory`] when the cache cannot grow; the sequences stay as they were.
     pub fn step(&mut self) -> Result<Vec<Event>, RequestError> {
-        let plan = self.scheduler.plan(self.options.chunk.max(1), self.options.max_sequences.max(1), self.options.page);
+        let plan = self.scheduler.plan(self.options.chunk, self.options.max_sequences, self.options.page);
         self.reserve()?;
-        let tables: Vec<&[u32]> = plan.keys.iter().map(|&key| self.scheduler.table(key)).collect();
-        let batch = Batch { tokens: &plan.tokens, tables: &tables };
-        self.logits.clear();
-        self.executor.forward(&batch, &mut self.logits, &mut |_, _| ());
+        let tables: Vec<&[u32]> = plan.runs.iter().map(|&(key, _)| self.scheduler.table(key)).collect();
+        let mut logits = std::mem::take(&mut self.logits);
+        logits.clear();
+        self.executor.forward(&Batch { tokens: &plan.tokens, tables: &tables }, &mut logits, &mut |_, _| ());
 
-        let vocabulary = self.model.model().vocabulary;
-        let mut rows = self.logits.chunks_exact_mut(vocabulary);
+        let mut rows = logits.chunks_exact_mut(self.model.model().vocabulary);
         let mut events = Vec::new();
-        for (index, &key) in plan.keys.iter().enumerate() {
-            let mine = plan.tokens.iter().filter(|token| token.sequence as usize == index);
-            let Some(sequence) = self.scheduler.get_mut(key) else { continue };
-            let last = mine.fold(None, |_, token| Some(*token));
-            let Some(last) = last else { continue };
-            sequence.computed = last.position as usize + 1;
-            if !last.logits {
-                continue;
+        for (key, end) in plan.runs {
+            let last = plan.tokens[end - 1];
+            if let Some(sequence) = self.scheduler.get_mut(key) {
+                sequence.computed = last.position as usize + 1;
             }
-            let (Some(row), Some(request)) = (rows.next(), self.requests.get(&sequence.request)) else { continue };
-            let step = sequence.generated() as u32;
-            let (token, logprob, top) = choose(row, &self.model, request, sequence.stream, step);
-            sequence.tokens.push(token);
-            let stop = request.stop_ids.contains(&token);
-            let full = sequence.generated() >= request.max_tokens as usize
-                || sequence.tokens.len() > self.model.model().context as usize;
-            let finish = if stop {
-                Some(Finish::Stop)
-            } else if full {
-                Some(Finish::Length)
-            } else {
-                None
-            };
-            events.push(Event { request: sequence.request, stream: sequence.stream, token, logprob, top, finish });
-            if finish.is_some() {
-                self.scheduler.remove(key);
+            if last.logits {
+                events.extend(rows.next().and_then(|row| self.extend(key, row)));
             }
         }
+        self.logits = logits;
         self.forget_finished();
         Ok(events)
+    }
+
+    /// Chooses the next token of a sequence, and ends the sequence where it is complete.
+    fn extend(&mut self, key: u64, logits: &mut [i32]) -> Option<Event> {
+        let sequence = self.scheduler.get_mut(key)?;
+        let request = self.requests.get(&sequence.request)?;
+        let step = sequence.generated() as u32;
+        let (token, logprob, top) = choose(logits, &self.model, request, sequence.stream, step);
+        sequence.tokens.push(token);
+        let full = sequence.generated() >= request.max_tokens as usize
+            || sequence.tokens.len() > self.model.model().context as usize;
+        let finish = match (request.stop_ids.contains(&token), full) {
+            (true, _) => Some(Finish::Stop),
+            (false, true) => Some(Finish::Length),
+            (false, false) => None,
+        };
+        let event = Event { request: sequence.request, stream: sequence.stream, token, logprob, top, finish };
+        if finish.is_some() {
+            self.scheduler.remove(key);
+        }
+        Some(event)
     }
 
     fn forget_finished(&mut self) {
@@ -154,8 +161,8 @@ impl Engine {
         let pages = self.scheduler.pages.high_water();
         let kv = self.executor.kv_mut();
         if pages > kv.pages() {
-            // Doubling keeps the copies of a growing cache linear in its size.
-            let wanted = pages.max(2 * kv.pages()).min(self.scheduler.pages.most.max(pages));
+            // Growing by half keeps the copies of a growing cache linear in its size.
+            let wanted = pages.max(kv.pages() + kv.pages() / 2).min(self.scheduler.pages.most.max(pages));
             let bytes = kv.page_bytes().unwrap_or(usize::MAX).saturating_mul(wanted - kv.pages());
             kv.reserve(wanted).map_err(|_| RequestError::OutOfMemory { bytes })?;
         }
@@ -177,8 +184,8 @@ impl Engine {
         }
         let result = self.reserve();
         if result.is_ok() {
-            for (i, ids) in tokens.chunks(self.options.chunk.max(1)).enumerate() {
-                let first = (i * self.options.chunk.max(1)) as u32;
+            for (i, ids) in tokens.chunks(self.options.chunk).enumerate() {
+                let first = (i * self.options.chunk) as u32;
                 let token = |(&id, position)| Token { id, sequence: 0, position, logits: true };
                 let run: Vec<Token> = ids.iter().zip(first..).map(token).collect();
                 self.logits.clear();

@@ -3,6 +3,25 @@
 use intact_core::certify::Refusal;
 use std::path::PathBuf;
 
+/// `text` as a message shows it. Parts of it come out of a file, so it is cut to a readable length and what would
+/// command a terminal is escaped.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    const LONGEST: usize = 500;
+    let mut out = String::new();
+    for (index, char) in text.chars().enumerate() {
+        match char {
+            _ if index == LONGEST => {
+                out.push('…');
+                break;
+            }
+            '"' | '\'' | '\\' => out.push(char),
+            _ => out.extend(char.escape_debug()),
+        }
+    }
+    out
+}
+
 /// A model directory that cannot be read, written or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -17,7 +36,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// `intact.json` is not what docs/MODEL.md describes.
-    #[error("{}: {problem}; convert the model again with `intact quantize`", path.display())]
+    #[error("{}: {}; convert the model again with `intact quantize`", path.display(), printable(problem))]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -37,7 +56,7 @@ pub enum ModelError {
         supported: u32,
     },
     /// `model.safetensors` does not hold the planes that `intact.json` names.
-    #[error("{}: {problem}; the file is damaged or belongs to another intact.json: convert the model again", path.display())]
+    #[error("{}: {}; the file is damaged or belongs to another intact.json: convert the model again", path.display(), printable(problem))]
     Planes {
         /// The file.
         path: PathBuf,
@@ -45,7 +64,7 @@ pub enum ModelError {
         problem: String,
     },
     /// A hash differs from the content.
-    #[error("{}: SHA-256 of {what} is {found}, recorded is {recorded}; the file has changed since it was written", path.display())]
+    #[error("{}: SHA-256 of {what} is {found}, recorded is {}; the file has changed since it was written", path.display(), printable(recorded))]
     Hash {
         /// The file.
         path: PathBuf,
@@ -57,7 +76,7 @@ pub enum ModelError {
         recorded: String,
     },
     /// A bound of the contract does not hold.
-    #[error("{}: {refusal}; this model cannot be run exactly", path.display())]
+    #[error("{}: {}; this model cannot be run exactly", path.display(), printable(&refusal.to_string()))]
     Refused {
         /// The directory or source.
         path: PathBuf,

@@ -100,8 +100,8 @@ pub(crate) struct Scheduler {
 /// What one step runs.
 pub(crate) struct Plan {
     pub(crate) tokens: Vec<Token>,
-    /// The sequence of each page table.
-    pub(crate) keys: Vec<u64>,
+    /// The sequence of each page table, and where its tokens end.
+    pub(crate) runs: Vec<(u64, usize)>,
 }
 
 impl Scheduler {
@@ -159,10 +159,10 @@ impl Scheduler {
     /// Chooses at most `budget` tokens of at most `most` sequences, oldest first, and gives them pages of `page`
     /// positions. The oldest sequence always advances, so that a step always makes progress.
     pub(crate) fn plan(&mut self, budget: usize, most: usize, page: usize) -> Plan {
-        let mut plan = Plan { tokens: Vec::new(), keys: Vec::new() };
+        let mut plan = Plan { tokens: Vec::new(), runs: Vec::new() };
         let keys: Vec<u64> = self.sequences.keys().copied().collect();
         for key in keys {
-            if plan.tokens.len() >= budget || plan.keys.len() >= most {
+            if plan.tokens.len() >= budget || plan.runs.len() >= most {
                 break;
             }
             if !self.share_prompt(key, page) {
@@ -175,14 +175,14 @@ impl Scheduler {
                 break;
             }
             let Some(sequence) = self.sequences.get(&key) else { continue };
-            let index = plan.keys.len() as u32;
+            let index = plan.runs.len() as u32;
             plan.tokens.extend((from..to).map(|i| Token {
                 id: sequence.tokens[i],
                 sequence: index,
                 position: i as u32,
                 logits: i + 1 == sequence.tokens.len(),
             }));
-            plan.keys.push(key);
+            plan.runs.push((key, plan.tokens.len()));
         }
         plan
     }

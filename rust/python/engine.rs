@@ -32,7 +32,7 @@ impl Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (model, *, kernels = None, threads = None, chunk = 512, page = 64, kv_tokens = None,
+    #[pyo3(signature = (model, *, kernels = None, threads = None, chunk = 256, page = 64, kv_tokens = None,
                         max_sequences = 256))]
     fn new(
         model: &Model, kernels: Option<&str>, threads: Option<usize>, chunk: usize, page: usize,

@@ -1,4 +1,5 @@
 //! What can go wrong while a checkpoint is read and converted.
+use intact::error::printable;
 use std::path::PathBuf;
 
 /// Every failure names the file, the field in it, and what to do about it.
@@ -23,7 +24,7 @@ pub enum Error {
         remedy: &'static str,
     },
     /// The file contradicts its format's specification or itself.
-    #[error("{}: {field}: {problem}; the file is damaged or badly written: fetch or convert it again", path.display())]
+    #[error("{}: {field}: {}; the file is damaged or badly written: fetch or convert it again", path.display(), printable(problem))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -33,7 +34,7 @@ pub enum Error {
         problem: String,
     },
     /// The file is sound but uses something that Intact does not implement.
-    #[error("{}: {field}: {found} is not supported; {remedy}", path.display())]
+    #[error("{}: {field}: {} is not supported; {remedy}", path.display(), printable(found))]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -53,7 +54,7 @@ pub enum Error {
         method: String,
     },
     /// A weight or a block scale is NaN or infinite.
-    #[error("{}: tensor {tensor}, row {row}: a value is NaN or infinite; the checkpoint is damaged: fetch it again", path.display())]
+    #[error("{}: tensor {}, row {row}: a value is NaN or infinite; the checkpoint is damaged: fetch it again", path.display(), printable(tensor))]
     NotFinite {
         /// The file.
         path: PathBuf,
@@ -63,7 +64,7 @@ pub enum Error {
         row: usize,
     },
     /// A tensor was asked for something that it does not have.
-    #[error("{}: tensor {tensor}: {problem}; {remedy}", path.display())]
+    #[error("{}: tensor {}: {}; {remedy}", path.display(), printable(tensor), printable(problem))]
     Access {
         /// The file.
         path: PathBuf,

@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from intact import _native, numerics
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-CASES = {
-    name: cases for file in ("primitives", "ops") for name, cases in json.loads((VECTORS / f"{file}.json").read_text()).items()
-}
-FORMATS = json.loads((VECTORS / "formats.json").read_text())
-DIGESTS = {(entry["function"], entry["domain"]): entry for entry in json.loads((VECTORS / "digests.json").read_text())["digests"]}
+
+
+def read(name):
+    return json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+CASES = {**read("primitives"), **read("ops")}
+FORMATS = read("formats")
+DIGESTS = {(entry["function"], entry["domain"]): entry for entry in read("digests")["digests"]}
 
 # Parts of definitions, which are no callables of their own; the Rust test of the vectors has them.
 PARTS = {"sat", "rshr", "dynscale", "isqrt32", "exp2m", "ilog2", "phase", "rope_pair", "expert_sum"}
@@ -169,8 +173,8 @@ DOMAINS = {
     ),
     (
         "blockscale",
-        "for s in 1, 2, 3, 7, 100, 127, 128, 254, 255: the values -127s, ..., 127s in runs of 31, each run behind the element "
-        "127s and filled up to 32 with 0; c of every run",
+        "for s in 1, 2, 3, 7, 100, 127, 128, 254, 255: the values -127s, ..., 127s in runs of 31, each run behind the "
+        "element 127s and filled up to 32 with 0; c of every run",
     ): lambda: numerics.blockscale(np.array(list(block_codes())).reshape(-1))[0].astype(np.int8),
     ("philox", "ctr = (i, 0, 0, 0) for i = 0, ..., 4095 with key = (42, 0); four words each"): lambda: np.array(
         [numerics.philox([i, 0, 0, 0], [42, 0]) for i in range(4096)], dtype=np.uint32
@@ -203,196 +207,12 @@ def test_decode(format):
     for case in FORMATS[format]:
         planes = {name: bytes.fromhex(data) for name, data in case["planes"].items()}
         W = numerics.decode(format, planes, case["rows"], case["columns"], case["table"])
-        assert W == case.get("W", W)
+        assert "W" not in case or case["W"] == W
         assert sha256(np.array(W, dtype="<i2").tobytes()).hexdigest() == case["W_sha256"]
         arrays = {name: np.frombuffer(data, dtype=np.uint8) for name, data in planes.items()}
         array = numerics.decode(format, arrays, case["rows"], case["columns"], case["table"])
         assert array.dtype == np.int32
         assert array.tolist() == W
-
-
-# One call of each function that is right, to be spoilt in one argument at a time.
-HEAD = {"F": 12, "xq": 127, "xk": 127, "xv": 127, "ca": 1 << 14, "cash": 15, "lo": 0}
-GOOD = {
-    "requant": {"x": 1, "m": 1, "s": 1},
-    "dynquant": {"x": [1, 2], "xmax": 127},
-    "rsqrt": {"v": 1},
-    "rmsnorm": {"x": [1, 2], "g": [1, 2], "gs": 14, "E": 0, "rn": 1 << 14, "rk": 13, "F": 12},
-    "exp2": {"x": -1, "B": 22},
-    "sigmoid": {"x": 1, "F": 12},
-    "sincos": {"phase": 1},
-    "blockscale": {"q": [1] * 32},
-    "philox": {"ctr": [1] * 4, "key": [1] * 2},
-    "linear": {"x": [1, 2], "W": [[1, 2]], "m": [1 << 22], "sh": [9], "a": 0, "mode": "A8b", "S": 1, "bias": [1]},
-    "embed": {"w": [1, 2], "m": 1 << 22, "sh": 9, "F": 12},
-    "residual_add": {"x": [1], "y": [1]},
-    "rope": {"v": [1] * 4, "position": 1, "freq64": [1], "rot": 2, "interleaved": True},
-    "hadamard": {"v": [1, 2]},
-    "attention": {"q": [1, 2], "k": [[1, 2]], "v": [[1, 2]], **HEAD, "softcap": (1, 1, 1, 1)},
-    "swiglu": {"g": 1, "u": 1, "F": 12},
-    "geglu": {"g": 1, "u": 1, "F": 12},
-    "relu2": {"g": 1, "u": 1, "F": 12},
-    "gelu": {"x": 1, "F": 12},
-    "softcap": {"x": 1, "im": 1, "is_": 1, "cm": 1, "cs": 1, "F": 12},
-    "router": {"r": [1, 2], "k": 1, "F": 12, "renorm": True, "sigmoid": False},
-    "sample": {"logits": [1, 2], "F": 12, "tau": 1, "top_k": 0, "top_p": 1, "min_p": 0, "rnd": 0},
-    "greedy": {"logits": [1, 2]},
-    "logprobs": {"logits": [1, 2], "F": 12},
-    "decode": {"format": "U4z8", "planes": {}, "rows": 1, "columns": 1, "table": None},
-}
-GOOD["decode"]["planes"] = {"payload": bytes(256), "scale": bytes(64), "offset": bytes(64)}
-
-LIMITS = {
-    **dict.fromkeys(("x", "m", "u", "g", "y", "v", "q", "k", "r", "logits", "bias"), (I32_MIN, I32_MAX)),
-    **{"phase": (0, (1 << 32) - 1), "ctr": (0, (1 << 32) - 1), "key": (0, (1 << 32) - 1), "freq64": (0, (1 << 64) - 1)},
-    **{"B": (0, 30), "F": (8, 20), "gs": (0, 127), "E": (0, (1 << 44) - 1), "rn": (1 << 14, (1 << 15) - 1), "rk": (0, 127)},
-    **{"W": (-32767, 32767), "w": (-32767, 32767), "sh": (0, 127), "a": (0, 47), "S": (1, 255), "lo": (0, 0)},
-    **{"xq": (1, 32385), "xk": (1, 32385), "xv": (1, 127), "ca": (1 << 14, (1 << 15) - 1), "cash": (-127, 127)},
-    **{"im": (0, I32_MAX), "cm": (0, I32_MAX), "is_": (-127, 127), "cs": (-127, 127), "position": (0, (1 << 32) - 1)},
-    **{"tau": (1, (1 << 32) - 1), "top_k": (0, (1 << 32) - 1), "top_p": (0, 65536), "min_p": (0, 65536)},
-    **{"rnd": (0, (1 << 32) - 1), "rows": (1, 1 << 20), "columns": (1, 131072), "xmax": (1, I32_MAX), "rot": (2, 4)},
-}
-OWN_LIMITS = {
-    **{("rsqrt", "v"): (1, (1 << 64) - 1), ("exp2", "x"): (I32_MIN, 0), ("blockscale", "q"): (-32385, 32385)},
-    **{("rmsnorm", "g"): (-32768, 32767), ("linear", "m"): (1 << 22, (1 << 23) - 1), ("router", "k"): (1, 2)},
-    ("embed", "m"): (1 << 22, (1 << 23) - 1),
-}
-INTEGERS = [
-    (name, key)
-    for name, args in GOOD.items()
-    for key in args
-    if key not in ("mode", "softcap", "interleaved", "renorm", "sigmoid", "format", "planes", "table")
-]
-
-
-def with_value(good, value):
-    """The argument with its first element replaced."""
-    return [with_value(good[0], value), *good[1:]] if isinstance(good, list) else value
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_the_good_calls_are_good(name):
-    assert set(GOOD) == set(numerics.__all__)
-    getattr(numerics, name)(**GOOD[name])
-
-
-@pytest.mark.parametrize(("name", "key"), INTEGERS)
-def test_ranges(name, key):
-    function, good = getattr(numerics, name), GOOD[name]
-    low, high = OWN_LIMITS.get((name, key)) or LIMITS.get(key) or (None, None)
-    if (name, key) == ("requant", "s"):
-        for s in (-(1 << 70), 1 << 70, [-(1 << 70), 5]):
-            function(**{**good, "s": s})
-        assert function(-3, 1, -(1 << 70)) == I32_MIN
-        assert function(I32_MIN, I32_MIN, 1 << 70) == 0
-    else:
-        for value in (low - 1, high + 1, -(1 << 70), 1 << 70):
-            with pytest.raises(ValueError, match=rf"^(k, )?{key}: "):
-                function(**{**good, key: with_value(good[key], value)})
-    if not isinstance(good[key], list):
-        in_list = [good[key]]
-        for value in (True, 1.0, "1", None, b"1", np.float32(1), np.bool_(True), 1j):
-            if (name, key, value) != ("relu2", "u", None):
-                with pytest.raises(TypeError, match=f"^{key}: "):
-                    function(**{**good, key: value})
-    else:
-        in_list = good[key]
-        if key != "bias":
-            with pytest.raises(TypeError, match=f"^{key}: "):
-                function(**{**good, key: None})
-    for value in (True, 1.5, "1", None, np.float64(2)):
-        with pytest.raises(TypeError, match=f"^{key}: "):
-            function(**{**good, key: with_value(in_list, value)})
-    for dtype in (np.float32, np.float64, np.bool_, np.complex64, "U1", "M8[s]"):
-        with pytest.raises(TypeError, match=f"^{key}: "):
-            function(**{**good, key: np.zeros(np.shape(in_list), dtype=dtype)})
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "value"),
-    [
-        *((name, key, wrong) for name, key in INTEGERS for wrong in ([], [[]], [[[1]]]) if isinstance(GOOD[name][key], list)),
-        *((name, key, 1) for name, key in INTEGERS if isinstance(GOOD[name][key], list)),
-        ("rmsnorm", "g", [1]),
-        ("rmsnorm", "x", [0] * 16385),
-        ("blockscale", "q", [1] * 33),
-        ("philox", "ctr", [1] * 5),
-        ("philox", "key", [1]),
-        ("linear", "x", [1] * 3),
-        ("linear", "m", [1 << 22] * 2),
-        ("linear", "m", [5]),
-        ("linear", "m", [0]),
-        ("linear", "sh", [1, 1]),
-        ("linear", "bias", [1, 1]),
-        ("linear", "mode", "A4"),
-        ("linear", "mode", 8),
-        ("linear", "W", [[0] * 131073]),
-        ("embed", "m", 1),
-        ("embed", "w", [0] * 131073),
-        ("residual_add", "y", [1, 2]),
-        ("rope", "rot", 3),
-        ("rope", "freq64", [1, 2]),
-        ("hadamard", "v", [1] * 3),
-        ("hadamard", "v", [1] * 2048),
-        ("attention", "q", [1] * 3),
-        ("attention", "k", [[1, 2]] * 2),
-        ("attention", "softcap", (1, 1, 1)),
-        ("attention", "softcap", 5),
-        ("attention", "softcap", (-1, 1, 1, 1)),
-        ("router", "k", 3),
-        ("swiglu", "u", [[1, 2], [3, 4], [5, 6]]),
-        ("decode", "format", "U4z8/32"),
-        ("decode", "format", "W16b8"),
-        ("decode", "format", ""),
-        ("decode", "planes", {}),
-        ("decode", "planes", {**GOOD["decode"]["planes"], "scale": bytes(63)}),
-        ("decode", "planes", {**GOOD["decode"]["planes"], "payload": bytes(320)}),
-        ("decode", "rows", 1 << 20),
-        ("decode", "columns", 33),
-        ("decode", "table", [1] * 16),
-        ("decode", "table", [1] * 15),
-        ("decode", "table", [128] * 16),
-    ],
-)
-def test_lengths_shapes_and_names(name, key, value):
-    args = {**GOOD[name], **({"g": [1, 2, 3]} if name == "swiglu" else {}), key: value}
-    with pytest.raises((ValueError, TypeError)) as error:
-        getattr(numerics, name)(**args)
-    said = str(error.value).split(": ")[0].replace(",", "").split()
-    others = {"rmsnorm": {"g"}, "linear": {"x", "m", "sh"}, "rope": {"rot"}, "residual_add": {"y"}, "attention": {"k", "v"}}
-    names = {key, *others.get(name, ())} | ({"planes"} if name == "decode" else set())
-    assert names & set(said), error.value
-
-
-@pytest.mark.parametrize("name", WITH_KERNELS)
-def test_unknown_kernels(name):
-    for unknown in ("", "sse9", "Reference"):
-        with pytest.raises(ValueError, match=r"^kernels: .*reference"):
-            getattr(numerics, name)(**GOOD[name], kernels=unknown)
-    with pytest.raises(TypeError, match="kernels"):
-        getattr(numerics, name)(**GOOD[name], kernels=5)
-
-
-def test_a_cap_that_could_overflow_is_refused():
-    args = {**GOOD["linear"], "x": [1] * 128, "W": [[32767] * 128]}
-    with pytest.raises(ValueError, match="^S: "):
-        numerics.linear(**{**args, "S": 5})
-    assert numerics.linear(**{**args, "S": 4}) == numerics.linear(**{**args, "S": 4}, kernels="reference")
-
-
-def test_scores_that_could_overflow_are_refused():
-    args = {**GOOD["attention"], "q": [1] * 3, "k": [[1] * 3], "v": [[1] * 3], "xq": 32385}
-    numerics.attention(**{**args, "xk": 22103})
-    with pytest.raises(ValueError, match="^xq: "):
-        numerics.attention(**{**args, "xk": 22104})
-
-
-def test_sizes_are_bounded():
-    column, row = np.zeros((1 << 14, 1), dtype=np.int8), np.zeros((1, 1 << 13), dtype=np.int8)
-    with pytest.raises(ValueError, match="^g, u: .*elements"):
-        numerics.swiglu(column, row, 12)
-    with pytest.raises(ValueError, match="^x: .*elements"):
-        numerics.sigmoid(np.broadcast_to(np.int8(0), ((1 << 26) + 1,)), 12)
 
 
 @given(st.lists(i32, min_size=1, max_size=50), st.integers(1, I32_MAX))
@@ -479,7 +299,8 @@ def test_linear_depends_on_no_kernel(x, data):
     mode = data.draw(st.sampled_from(["A8", "A8b", "A16"]))
     weights = st.lists(st.integers(-32767, 32767), min_size=len(x), max_size=len(x))
     W = data.draw(st.lists(weights, min_size=1, max_size=18))
-    constants = ([data.draw(st.integers(1 << 22, (1 << 23) - 1)) for _ in W], [data.draw(st.integers(0, 127)) for _ in W])
+    scales = [data.draw(st.integers(1 << 22, (1 << 23) - 1)) for _ in W]
+    constants = scales, [data.draw(st.integers(0, 127)) for _ in W]
     a, bias = data.draw(st.integers(0, 47)), data.draw(st.none() | st.lists(i32, min_size=len(W), max_size=len(W)))
     expected = numerics.linear(x, W, *constants, a, mode, 4, bias)
     for kernels in KERNELS[1:]:

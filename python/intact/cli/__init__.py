@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from typing import Annotated, Any
 
-import click
 import typer
 
 from intact.cli import bench, evaluate, generate, identity, inspect, quantize
 from intact.errors import IntactError
 
+# Typer brings click along, as a package or inside itself, and names only some of its exceptions.
+UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
 app = typer.Typer(
     name="intact",
     help="Language models in integer arithmetic: the same bits on every machine.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -23,24 +27,49 @@ for module in (generate, quantize, evaluate, bench, identity, inspect):
     module.register(app)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from intact._native import CONTRACT_VERSION, __version__
+
+        print(f"intact {__version__}, contract {CONTRACT_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 something differs or failed, 2 wrong usage or input, 130 interrupted."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # The same bytes whatever the system's encoding.
+            stream.reconfigure(encoding="utf-8", errors="replace", newline="\n")
     try:
         status = typer.main.get_command(app).main(args=arguments, prog_name="intact", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         status = 130
-    except KeyboardInterrupt:
-        status = 130
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
+    except UsageError as error:
+        status = _say(error.format_message())
     except BrokenPipeError:
         # The reader of our output is gone, which is no fault; Python must not try to flush into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
-    except (IntactError, OSError) as error:
+    except (IntactError, OSError, UnicodeError) as error:
         if os.environ.get("INTACT_TRACEBACK"):
             raise
-        print(f"intact: {error}", file=sys.stderr)
-        status = 2
+        status = _say(str(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(message: str) -> int:
+    print("intact:", " ".join(message.splitlines()), file=sys.stderr)
+    return 2

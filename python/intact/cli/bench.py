@@ -32,7 +32,7 @@ def bench(
     """Measure tokens per second: rows ppN (prefill of N tokens) and tgN (decode of N tokens), one sequence."""
     rows: list[dict[str, Any]] = []
     digest = ""
-    for count in threads or [None]:
+    for count in threads or (None,):
         llm = open_model(model, count, cpu, profile)
         digest = llm.digest
         tests = [("pp", prompt, _prefill), ("tg", generate, _decode)]

@@ -13,18 +13,22 @@ from intact.errors import RequestError
 if TYPE_CHECKING:
     from intact.llm import LLM
 
-ModelArgument = Annotated[str, typer.Argument(help="A model directory, or a source that is converted in memory.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A model directory; or a source, local or of the hub, that is converted in memory.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads; by default all.")]
 CpuOption = Annotated[str | None, typer.Option("--cpu", help="Kernel set, see `intact kernels`.")]
 ProfileOption = Annotated[str | None, typer.Option("--profile", help="default, fast or fastest; for sources only.")]
 
 
-def open_model(model: str, threads: int | None, cpu: str | None, profile: str | None = None, **options: Any) -> LLM:
-    """An LLM with a progress bar while a source is converted."""
+def open_model(model: str, threads: int | None, cpu: str | None, profile: str | None, **options: Any) -> LLM:
+    """An LLM; with a progress bar while a source is converted, where stderr is a terminal."""
     from intact.llm import LLM
 
-    return LLM(model, threads=threads, cpu=cpu, profile=profile, progress=sys.stderr.isatty(), **options)
+    return LLM.from_pretrained(
+        model, threads=threads, cpu=cpu, profile=profile, progress=sys.stderr.isatty(), **options
+    )
 
 
 def print_json(value: object) -> None:

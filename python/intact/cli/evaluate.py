@@ -11,6 +11,9 @@ import typer
 from intact.cli.common import CpuOption, JsonOption, ModelArgument, ProfileOption, ThreadsOption, open_model, read_text
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from intact.reference import FloatModel
 
 
@@ -34,13 +37,22 @@ def evaluate(
     from tqdm import tqdm
 
     from intact import evaluate as evaluation
+    from intact import numerics
 
-    llm = open_model(model, threads, cpu, profile)
-    ids = llm.tokenizer.encode(read_text(text), add_special_tokens=False)
-    chosen = evaluation.windows(ids, size, windows)
+    passage = read_text(text)
     floats = float_model(reference)
+    llm = open_model(model, threads, cpu, profile)
+    ids = llm.tokenizer.encode(passage, add_special_tokens=False)
+    # A tokenizer that begins a text with a token of its own does so in front of nothing, too.
+    begins = llm.tokenizer.encode("")[:1] == [llm.tokenizer.bos_id]
+    chosen = evaluation.windows(ids, size, windows, llm.tokenizer.bos_id if begins else None)
+
+    def exact_nll(logits: npt.NDArray[np.int32], targets: list[int]) -> int:
+        rows = zip(logits, targets, strict=True)
+        return -sum(int(numerics.logprobs(row, llm.fraction_bits)[target]) for row, target in rows)
+
     shown = tqdm(chosen, desc="evaluating", unit="window", disable=not sys.stderr.isatty())
-    result = evaluation.evaluate(llm, floats.logits, shown)
+    result = evaluation.evaluate(llm, floats.logits, shown, exact_nll)
     if json:
         print(json_module.dumps({"model_digest": llm.digest, **json_module.loads(result.to_json())}, indent=2))
     else:
@@ -50,9 +62,6 @@ def evaluate(
 def float_model(path: str) -> FloatModel:
     """The float reference of a source, with its tensors kept in memory."""
     import functools
-
-    import numpy as np
-    import numpy.typing as npt
 
     from intact._native import Source
     from intact.reference import FloatModel

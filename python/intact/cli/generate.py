@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -17,6 +18,7 @@ from intact.cli.common import (
     print_json,
     read_text,
 )
+from intact.errors import RequestError, TokenizerError
 
 if TYPE_CHECKING:
     from intact.llm import LLM, Prompt
@@ -49,30 +51,40 @@ def run(
     seed: Seed = 0,
     max_tokens: MaxTokens = 256,
     stop: Stop = None,
+    logprobs: Annotated[int | None, typer.Option("--logprobs", help="Likely tokens to report; with --json.")] = None,
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
     cpu: CpuOption = None,
     json: JsonOption = False,
 ) -> None:
     """Continue a prompt, or answer it with --chat."""
-    params = _params(temperature, top_k, top_p, min_p, seed, max_tokens, stop)
+    params = _params(temperature, top_k, top_p, min_p, seed, max_tokens, stop, logprobs)
+    if logprobs is not None and not json:
+        raise typer.BadParameter("goes with --json", param_hint="--logprobs")
+    if system is not None and not as_chat:
+        raise typer.BadParameter("goes with --chat", param_hint="--system")
     text = read_text("-") if prompt is None else prompt
     llm = open_model(model, threads, cpu, profile)
-    start: Prompt = llm.chat_prompt(_messages(system, text)) if as_chat else text
+    start: Prompt = llm.chat_prompt([*_messages(system), {"role": "user", "content": text}]) if as_chat else text
     if not json:
         _stream(llm, start, params)
         return
     output = llm.generate(start, params)[0]
     completion = output.outputs[0]
-    print_json(
-        {
-            "model_digest": llm.digest,
-            "prompt_token_ids": output.prompt_token_ids,
-            "token_ids": completion.token_ids,
-            "text": completion.text,
-            "finish_reason": completion.finish_reason,
-        }
-    )
+    result: dict[str, Any] = {
+        "model_digest": llm.digest,
+        "prompt_token_ids": output.prompt_token_ids,
+        "token_ids": completion.token_ids,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "stop_reason": completion.stop_reason,
+    }
+    if completion.logprobs is not None:
+        result["cumulative_logprob_q16"] = completion.cumulative_logprob_q16
+        result["logprobs"] = [
+            {str(id): entry.logprob_q16 for id, entry in step.items()} for step in completion.logprobs
+        ]
+    print_json(result)
 
 
 def chat(
@@ -90,32 +102,35 @@ def chat(
     json: JsonOption = False,
 ) -> None:
     """Talk to a model. Ctrl-C stops an answer, Ctrl-D ends; --json prints the conversation at the end."""
-    params = _params(temperature, top_k, top_p, min_p, seed, max_tokens, None)
+    params = _params(temperature, top_k, top_p, min_p, seed, max_tokens)
     llm = open_model(model, threads, cpu, profile)
-    messages = [{"role": "system", "content": system}] if system else []
+    messages = _messages(system)
     while (line := _read_line()) is not None:
         if not line.strip():
             continue
-        messages.append({"role": "user", "content": line})
-        answer = _stream(llm, llm.chat_prompt(messages), params, to=sys.stderr if json else sys.stdout)
-        messages.append({"role": "assistant", "content": answer})
+        asked = [*messages, {"role": "user", "content": line}]
+        try:
+            answer = _stream(llm, llm.chat_prompt(asked), params, to=sys.stderr if json else sys.stdout)
+        except (RequestError, TokenizerError) as error:
+            # Such as a conversation that has outgrown the model's context: what came before it is still there.
+            print(f"intact: {error}", file=sys.stderr)
+            continue
+        messages = [*asked, {"role": "assistant", "content": answer}]
     if json:
         print_json({"model_digest": llm.digest, "messages": messages})
 
 
 def _read_line() -> str | None:
+    # Line editing and history, where the system has them.
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
     try:
-        import readline  # noqa: F401  (line editing and history)
-    except ImportError:
-        pass
-    prompt = "> " if sys.stdin.isatty() else ""
-    try:
-        return input(prompt)
+        return input("> " if sys.stdin.isatty() else "")
     except (EOFError, KeyboardInterrupt):
         return None
 
 
-def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: Any = None) -> str:
+def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: TextIO | None = None) -> str:
     out = to or sys.stdout
     answer = ""
     try:
@@ -131,13 +146,19 @@ def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: Any = None) ->
     return answer
 
 
-def _messages(system: str | None, text: str) -> list[dict[str, str]]:
-    start = [{"role": "system", "content": system}] if system else []
-    return [*start, {"role": "user", "content": text}]
+def _messages(system: str | None) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}] if system else []
 
 
 def _params(
-    temperature: float, top_k: int, top_p: float, min_p: float, seed: int, max_tokens: int, stop: list[str] | None
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+    max_tokens: int,
+    stop: list[str] | None = None,
+    logprobs: int | None = None,
 ) -> SamplingParams:
     from intact.sampling import SamplingParams
 
@@ -148,5 +169,6 @@ def _params(
         min_p=min_p,
         seed=seed,
         max_tokens=max_tokens,
-        stop=stop or (),
+        stop=stop,
+        logprobs=logprobs,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,8 +34,8 @@ def register(app: typer.Typer) -> None:
 def hash(  # named after its command
     model: ModelArgument,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="A text in place of the fixed prompt.")] = None,
-    expect: Annotated[str | None, typer.Option("--expect", help="Exit with 1 unless this is the digest of all.")] = None,
-    chunk: Annotated[int, typer.Option("--chunk", help="Tokens per step; changes no digest.")] = 512,
+    expect: Annotated[str | None, typer.Option("--expect", help="Exit with 1 unless `all` is this digest.")] = None,
+    chunk: Annotated[int, typer.Option("--chunk", help="Tokens per step; changes no digest.")] = 256,
     page: Annotated[int, typer.Option("--page", help="Positions per cache page; changes no digest.")] = 64,
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
@@ -43,22 +44,22 @@ def hash(  # named after its command
 ) -> None:
     """Print digests of the model, and of logits and tokens for a fixed prompt."""
     llm = open_model(model, threads, cpu, profile, chunk=chunk, page=page)
-    ids = fixed_prompt(llm.vocabulary_size) if prompt is None else llm.tokenizer.encode(prompt)
+    fixed = fixed_prompt(llm.vocabulary_size)[: llm.context]
+    ids = fixed if prompt is None else llm.tokenizer.encode(prompt)
     digests = {"model": llm.digest, **run_digests(llm, ids)}
     digests["all"] = hashlib.sha256("\n".join(f"{k} {v}" for k, v in digests.items()).encode()).hexdigest()
     equal = expect is None or expect == digests["all"]
     if json:
         print_json({**digests, "contract_version": llm.contract_version, "expected": expect, "equal": equal})
     else:
-        print_rows([(name, value) for name, value in digests.items()])
-        if not equal:
-            print(f"differs from the expected digest {expect}")
+        print_rows(list(digests.items()))
     if not equal:
+        print(f"intact: all is {digests['all']}, expected is {expect}", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def fixed_prompt(vocabulary: int) -> list[int]:
-    """64 token ids from the contract's random numbers with key (0, 0): word 0 of counter (i, 0, 0, 0) mod vocabulary."""
+    """64 token ids from the contract's philox: word 0 for counter (i, 0, 0, 0), key (0, 0), mod vocabulary."""
     from intact.numerics import philox
 
     return [int(philox([i, 0, 0, 0], [0, 0])[0]) % vocabulary for i in range(LENGTH)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from intact.cli.common import JsonOption, ThreadsOption, print_json, print_rows
-from intact.errors import ModelError
+from intact.errors import DeviceError, ModelError
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def info(
     path: Annotated[str, typer.Argument(help="A model directory, a GGUF file or a Hugging Face directory.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Compare all hashes; exit with 1 where one differs.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all hashes; exit with 1 if one differs.")] = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -45,14 +46,22 @@ def info(
 def kernels(json: JsonOption = False) -> None:
     """List kernel sets: what this machine can run, and what is chosen."""
     from intact import _native
+    from intact.llm import usable_cpus
 
     sets = _native.kernels()
+    if mask := os.environ.get("INTACT_CPU"):
+        names = [entry["name"] for entry in sets if entry["available"]]
+        if mask not in names:
+            raise DeviceError(f"INTACT_CPU: {mask!r} is not one of {', '.join(names)} on this machine")
+        for entry in sets:
+            entry["chosen"] = entry["name"] == mask
     if json:
-        print_json({"kernels": sets})
+        print_json({"kernels": sets, "threads": usable_cpus()})
         return
     for entry in sets:
         state = "chosen" if entry["chosen"] else "available" if entry["available"] else "missing"
         print(f"{entry['name']:<12} {state:<10} needs {entry['needs']}")
+    print(f"{'threads':<12} {usable_cpus()}")
 
 
 def _directory(path: str, threads: int | None) -> dict[str, Any]:

@@ -164,14 +164,9 @@ impl Cpu {
                 if up == gate {
                     self.slots[*gate].clone_from(&up_values);
                 }
-                if out == up {
-                    // The product is formed in the gate's place; `up` takes it over below.
-                    self.rows(*gate, tokens, |row, i| kernel(*kind, row, &up_values[i * width..(i + 1) * width], f));
-                    self.slots[*up] = up_values;
-                    self.copy(*gate, *out, tokens);
-                } else {
-                    self.copy(*gate, *out, tokens);
-                    self.rows(*out, tokens, |row, i| kernel(*kind, row, &up_values[i * width..(i + 1) * width], f));
+                self.copy(*gate, *out, tokens);
+                self.rows(*out, tokens, |row, i| kernel(*kind, row, &up_values[i * width..(i + 1) * width], f));
+                if out != up {
                     self.slots[*up] = up_values;
                 }
             }

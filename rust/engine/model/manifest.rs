@@ -90,20 +90,33 @@ impl ModelRecord {
 /// JSON with sorted keys and no white space, one text for one value.
 #[must_use]
 pub fn canonical_json(value: &Value) -> String {
+    let mut out = String::new();
+    write_canonical(value, &mut out);
+    out
+}
+
+fn write_canonical(value: &Value, out: &mut String) {
     match value {
         Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(canonical_json).collect();
-            format!("[{}]", items.join(","))
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { "," });
+                write_canonical(item, out);
+            }
+            out.push(']');
         }
         Value::Object(map) => {
             let sorted: BTreeMap<_, _> = map.iter().collect();
-            let entries: Vec<String> = sorted
-                .into_iter()
-                .map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical_json(value)))
-                .collect();
-            format!("{{{}}}", entries.join(","))
+            out.push('{');
+            for (index, (key, value)) in sorted.into_iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { "," });
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                write_canonical(value, out);
+            }
+            out.push('}');
         }
-        scalar => scalar.to_string(),
+        scalar => out.push_str(&scalar.to_string()),
     }
 }
 

@@ -7,6 +7,7 @@ use intact_core::ops::rope::Pairs;
 use intact_core::ops::softcap::Softcap;
 use intact_core::program::{Attention, Model, Op};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Both lists of operations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,15 +149,20 @@ impl From<Gate> for GateRecord {
 pub(super) struct Names<'a> {
     pub(super) matrices: &'a dyn Fn(&str) -> Option<usize>,
     pub(super) vectors: &'a dyn Fn(&str) -> Option<usize>,
-    pub(super) slots: Vec<String>,
+    pub(super) slots: BTreeMap<String, usize>,
 }
 
 impl Names<'_> {
     fn slot(&mut self, name: String) -> usize {
-        self.slots.iter().position(|slot| *slot == name).unwrap_or_else(|| {
-            self.slots.push(name);
-            self.slots.len() - 1
-        })
+        let next = self.slots.len();
+        *self.slots.entry(name).or_insert(next)
+    }
+
+    /// The names of the slots, by index.
+    pub(super) fn into_slots(self) -> Vec<String> {
+        let mut slots = vec![String::new(); self.slots.len()];
+        self.slots.into_iter().for_each(|(name, index)| slots[index] = name);
+        slots
     }
 
     fn matrix(&self, name: &str) -> Result<usize, String> {

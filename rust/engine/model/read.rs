@@ -18,10 +18,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The largest `intact.json` that is read.
-const MAX_MANIFEST: u64 = 16 << 20;
-/// The largest header of `model.safetensors` that is read.
-const MAX_HEADER: u64 = 32 << 20;
+/// The largest `intact.json` that is read: several thousand matrices. In memory it takes up to twenty times as much.
+const MAX_MANIFEST: u64 = 4 << 20;
+/// The largest header of `model.safetensors` that is read. In memory it takes up to ten times as much.
+const MAX_HEADER: u64 = 8 << 20;
+/// The largest of the small files, of which the hash is all that is wanted.
+const MAX_SMALL: u64 = 256 << 20;
 
 /// A model that passed every check, with its identity.
 #[derive(Debug)]
@@ -98,7 +100,7 @@ impl Loaded {
         }
         for (name, recorded) in &self.manifest.files {
             let path = self.path.join(name);
-            let found = sha256_hex(&read_small(&path, MAX_MANIFEST * 16)?);
+            let found = sha256_hex(&read_small(&path, MAX_SMALL)?);
             if found != *recorded {
                 return Err(ModelError::Hash { path, what: name.clone(), found, recorded: recorded.clone() });
             }
@@ -233,7 +235,7 @@ impl Reader<'_> {
         let mut names = Names {
             matrices: &|name| by_matrix.get(name).copied(),
             vectors: &|name| by_vector.get(name).copied(),
-            slots: Vec::new(),
+            slots: BTreeMap::new(),
         };
         let mut resolve = |ops: &[super::program::OpRecord]| -> Result<Vec<Op>, Problem> {
             ops.iter().map(|op| names.resolve(op.clone()).map_err(Problem::Manifest)).collect()
@@ -245,7 +247,7 @@ impl Reader<'_> {
             context: record.context,
             matrices,
             vectors,
-            slots: names.slots,
+            slots: names.into_slots(),
             body,
             head,
         })

@@ -14,8 +14,12 @@ const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The longest JSON file that is read: the indices of the largest models are a few MiB.
-const LONGEST_JSON: u64 = 64 << 20;
+/// The longest JSON file that is read: an index of twenty thousand tensors. In memory it takes up to thirty times as
+/// much.
+const LONGEST_JSON: u64 = 2 << 20;
+
+/// The longest header of a file of tensors that is read. In memory it takes up to ten times as much.
+const LONGEST_HEADER: u64 = 8 << 20;
 
 /// Whether the directory holds safetensors under the names that are read.
 pub(super) fn is_checkpoint(directory: &Path) -> bool {
@@ -69,7 +73,7 @@ fn indexed_tensors(directory: &Path) -> Result<BTreeMap<String, Tensor>, Error> 
     for (name, file) in weight_map {
         match file.as_str() {
             // A plain name: the index must not reach out of its directory.
-            Some(file) if file.ends_with(".safetensors") && !file.contains(['/', '\\', ':']) => files.insert(file),
+            Some(file) if file.ends_with(".safetensors") && is_plain(file) => files.insert(file),
             _ => return malformed(name, "the file is no plain .safetensors name"),
         };
     }
@@ -89,14 +93,22 @@ fn indexed_tensors(directory: &Path) -> Result<BTreeMap<String, Tensor>, Error> 
     }
 }
 
+fn is_plain(file: &str) -> bool {
+    file.len() <= 255 && !file.contains(|char: char| char.is_control() || ['/', '\\', ':'].contains(&char))
+}
+
 /// The tensors of one file, mapped.
 fn file_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
     let file = Arc::new(Mapped::open(path)?);
-    let (header, metadata) = SafeTensors::read_metadata(&file).map_err(|error| Error::Malformed {
-        path: path.to_owned(),
-        field: "safetensors header".to_owned(),
-        problem: error.to_string(),
-    })?;
+    let malformed = |problem: String| {
+        let field = "safetensors header".to_owned();
+        Error::Malformed { path: path.to_owned(), field, problem }
+    };
+    let announced = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if announced > LONGEST_HEADER {
+        return Err(malformed(format!("header too large: {announced} bytes are more than {LONGEST_HEADER}")));
+    }
+    let (header, metadata) = SafeTensors::read_metadata(&file).map_err(|error| malformed(error.to_string()))?;
     let data = 8 + header;
     let mut tensors = BTreeMap::new();
     for name in metadata.offset_keys() {

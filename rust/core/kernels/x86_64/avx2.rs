@@ -1,20 +1,45 @@
 //! AVX2: 8 rows to a vector, products of bytes by way of i16.
 
 use super::codes::Codes;
-use super::dot::{self, Input, Scales};
+use super::dot::{self, Input};
 use super::lanes::Lanes;
+use super::scales::Scales;
 use super::tile::{Tile, Tokens};
 use super::wide;
 use crate::activations::Activations;
-use crate::kernels::{KernelSet, Kernels, Sums, reference};
+use crate::formats::TILE;
+use crate::kernels::{KernelSet, Kernels, RowConstants, Sums, reference};
 use crate::matrix::Matrix;
+use crate::ops::attention::{self, Query, Run, Scoring, Scratch};
+use crate::ops::gated::{self, Gate};
+use crate::ops::rms_norm::{self, RmsNorm};
 use core::arch::x86_64::*;
 use core::ops::Range;
 use std::arch::is_x86_feature_detected;
 
 /// The set.
 pub(in crate::kernels) const SET: KernelSet = KernelSet {
-    kernels: Kernels { name: "avx2", dot, ..reference::KERNELS },
+    kernels: Kernels {
+        name: "avx2",
+        dot,
+        finish: |sums, d, t, rows, out| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { finish(sums, d, t, rows, out) }
+        },
+        rms_norm: |x, gain, norm, fraction_bits| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { rms_norm(x, gain, norm, fraction_bits) }
+        },
+        gated_activation: |kind, gate, up, fraction_bits| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { gated_activation(kind, gate, up, fraction_bits) }
+        },
+        attention: |query, runs, scoring, fraction_bits, scratch, out| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { attention(query, runs, scoring, fraction_bits, scratch, out) }
+        },
+        ..reference::KERNELS
+    },
     available: || is_x86_feature_detected!("avx2"),
     needs: "AVX2",
 };
@@ -246,4 +271,28 @@ unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
 unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
     // SAFETY: the caller's promise.
     unsafe { wide::tile_dot::<Avx2, I, T>(tile, tokens, out) }
+}
+
+// The other slots are the reference, which the compiler turns into AVX2 here.
+
+#[target_feature(enable = "avx2")]
+fn finish(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]) {
+    reference::finish(sums, d, t, rows, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn rms_norm(x: &mut [i32], gain: &[i16], norm: &RmsNorm, fraction_bits: u32) {
+    rms_norm::rms_norm(x, gain, norm, fraction_bits);
+}
+
+#[target_feature(enable = "avx2")]
+fn gated_activation(kind: Gate, gate: &mut [i32], up: &[i32], fraction_bits: u32) {
+    gated::gated_activation(kind, gate, up, fraction_bits);
+}
+
+#[target_feature(enable = "avx2")]
+fn attention(
+    query: Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
+) {
+    attention::attention(query, runs, scoring, fraction_bits, scratch, out);
 }

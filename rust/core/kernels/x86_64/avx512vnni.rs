@@ -1,12 +1,14 @@
 //! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
 
 use super::codes::Codes;
-use super::dot::{self, Input, Scales};
+use super::dot::{self, Input};
 use super::lanes::Lanes;
+use super::scales::Scales;
 use super::tile::{Tile, Tokens};
 use super::wide;
+use super::{avx512_attention, avx512_ops};
 use crate::activations::Activations;
-use crate::kernels::{KernelSet, Kernels, Sums, reference};
+use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -14,7 +16,30 @@ use std::arch::is_x86_feature_detected;
 
 /// The set.
 pub(in crate::kernels) const SET: KernelSet = KernelSet {
-    kernels: Kernels { name: "avx512vnni", dot, ..reference::KERNELS },
+    kernels: Kernels {
+        name: "avx512vnni",
+        dot,
+        finish: |sums, d, t, rows, out| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { avx512_ops::finish(sums, d, t, rows, out) }
+        },
+        quantize: |x, activation, out| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { avx512_ops::quantize(x, activation, out) }
+        },
+        rms_norm: |x, gain, norm, fraction_bits| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { avx512_ops::rms_norm(x, gain, norm, fraction_bits) }
+        },
+        gated_activation: |kind, gate, up, fraction_bits| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { avx512_ops::gated_activation(kind, gate, up, fraction_bits) }
+        },
+        attention: |query, runs, scoring, fraction_bits, scratch, out| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { avx512_attention::attention(query, runs, scoring, fraction_bits, scratch, out) }
+        },
+    },
     available,
     needs: "AVX-512 F, BW, DQ, VL and VNNI",
 };

@@ -8,6 +8,8 @@ pub(super) trait Codes {
     const WORDS: usize;
     /// The zero level of unsigned codes.
     const ZERO: i16;
+    /// Whether mode z8 takes the payload.
+    const OFFSET: bool = true;
     /// Steps whose products with i8 add up in i16 without overflow: `2 · steps · max code · 128 < 2^15`. Codes above
     /// 127 have 1, as signed bytes.
     const STEPS_16: usize;
@@ -148,6 +150,7 @@ pub(super) struct N4;
 impl Codes for N4 {
     const WORDS: usize = 4;
     const ZERO: i16 = 128;
+    const OFFSET: bool = false;
     const STEPS_16: usize = 1;
 
     #[inline(always)]

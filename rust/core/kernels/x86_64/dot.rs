@@ -6,6 +6,7 @@
 
 use super::codes::{self, Codes};
 use super::lanes::Lanes;
+use super::scales::{B8, GroupScale, Part, R, Scales, Z8, zero_level};
 use super::tile::{Tile, Tokens};
 use crate::activations::{Activations, RUN, TokenCodes};
 use crate::formats::{GROUP, PayloadKind, ScaleMode, TILE};
@@ -49,196 +50,8 @@ impl Input for A16 {
     const CHUNK: usize = SECTION;
 }
 
-/// Scales and offsets of the rows of a line in one group.
-pub(super) struct GroupScale<V> {
-    /// Scales of the group's halves of 16 columns.
-    s: [V; 2],
-    /// Their offsets, as i16 pairs.
-    z: V,
-}
-
-/// Where the rows of a line begin in each plane of a tile.
-#[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
-    tile: &'a Tile<'a>,
-    row: usize,
-}
-
-/// A scale mode.
-pub(super) trait Scales {
-    /// Whether there are block scales.
-    const SCALED: bool;
-    /// Whether the two halves of a group are blocks of their own.
-    const HALVES: bool;
-    /// Whether the offset is stored.
-    const OFFSET: bool;
-
-    /// The scales of group `group`.
-    ///
-    /// # Safety
-    /// As for [`Lanes`]; `group` is below the tile's groups.
-    unsafe fn group<L: Lanes, P: Codes>(part: Part<'_>, group: usize) -> GroupScale<L::Line>;
-}
-
-/// The level that [`Codes::steps`] delivers for weight 0.
-const fn zero_level<L: Lanes, P: Codes>() -> i16 {
-    if L::SIGNED && P::ZERO == 128 { 0 } else { P::ZERO }
-}
-
-/// Mode r.
-pub(super) struct R;
-
-impl Scales for R {
-    const SCALED: bool = false;
-    const HALVES: bool = false;
-    const OFFSET: bool = false;
-
-    #[inline(always)]
-    unsafe fn group<L: Lanes, P: Codes>(_part: Part<'_>, _group: usize) -> GroupScale<L::Line> {
-        // SAFETY: the caller's promise.
-        unsafe { GroupScale { s: [L::zero(); 2], z: L::splat16(-zero_level::<L, P>()) } }
-    }
-}
-
-/// Magnitudes of the scales of block `block`.
-///
-/// # Safety
-/// As for [`Scales::group`].
-#[inline(always)]
-unsafe fn magnitudes<L: Lanes>(part: Part<'_>, block: usize) -> L::Line {
-    debug_assert!((block + 1) * TILE <= part.tile.scale.len());
-    // SAFETY: `scale` holds 16 bytes of every block of the tile's groups.
-    unsafe { L::load_bytes(part.tile.scale.as_ptr().add(block * TILE + part.row)) }
-}
-
-/// Mode b8, with blocks of 16 or longer ones.
-pub(super) struct B8<const HALVES: bool>;
-
-impl<const HALVES: bool> B8<HALVES> {
-    /// Signed scales of block `block`.
-    ///
-    /// # Safety
-    /// As for [`Scales::group`].
-    #[inline(always)]
-    unsafe fn scales<L: Lanes>(part: Part<'_>, block: usize) -> L::Line {
-        debug_assert!((block + 1) * TILE / 8 <= part.tile.sign.len());
-        // SAFETY: `sign` holds 2 bytes of every block of the tile's groups.
-        unsafe {
-            let signs = part.tile.sign.as_ptr().cast::<u16>().add(block).read_unaligned();
-            L::negate(magnitudes::<L>(part, block), u32::from(signs) >> part.row)
-        }
-    }
-}
-
-impl<const HALVES: bool> Scales for B8<HALVES> {
-    const SCALED: bool = true;
-    const HALVES: bool = HALVES;
-    const OFFSET: bool = false;
-
-    #[inline(always)]
-    unsafe fn group<L: Lanes, P: Codes>(part: Part<'_>, group: usize) -> GroupScale<L::Line> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            // |zero level · s| <= 128 · 255 fits i16.
-            let minus = L::splat16(-zero_level::<L, P>());
-            if HALVES {
-                let s = [Self::scales::<L>(part, 2 * group), Self::scales::<L>(part, 2 * group + 1)];
-                GroupScale { s, z: L::mul16(L::join(s[0], s[1]), minus) }
-            } else {
-                let s = Self::scales::<L>(part, group >> part.tile.block_shift);
-                GroupScale { s: [s; 2], z: L::mul16(L::low_twice(s), minus) }
-            }
-        }
-    }
-}
-
-/// Mode z8, with blocks of 16 or longer ones.
-pub(super) struct Z8<const HALVES: bool>;
-
-impl<const HALVES: bool> Scales for Z8<HALVES> {
-    const SCALED: bool = true;
-    const HALVES: bool = HALVES;
-    const OFFSET: bool = true;
-
-    #[inline(always)]
-    unsafe fn group<L: Lanes, P: Codes>(part: Part<'_>, group: usize) -> GroupScale<L::Line> {
-        // SAFETY: the caller's promise; `offset` holds a line of every pair of blocks of the tile's groups.
-        unsafe {
-            let (s, z) = if HALVES {
-                let s = [magnitudes::<L>(part, 2 * group), magnitudes::<L>(part, 2 * group + 1)];
-                (s, L::load(part.offsets(group)))
-            } else {
-                let block = group >> part.tile.block_shift;
-                let pair = L::load(part.offsets(block / 2));
-                let z = if block % 2 == 0 { L::low_twice(pair) } else { L::high_twice(pair) };
-                ([magnitudes::<L>(part, block); 2], z)
-            };
-            // Codes that lack their zero level lack it times the scale: the weight of that level, which fits i16.
-            let z = match P::ZERO - zero_level::<L, P>() {
-                0 => z,
-                level => L::add16(z, L::mul16(L::join(s[0], s[1]), L::splat16(level))),
-            };
-            GroupScale { s, z }
-        }
-    }
-}
-
-impl Part<'_> {
-    /// The offsets of a pair of blocks.
-    ///
-    /// # Safety
-    /// `pair` is below half the tile's blocks, rounded up.
-    #[inline(always)]
-    unsafe fn offsets(self, pair: usize) -> *const u8 {
-        debug_assert!((pair + 1) * 4 * TILE <= self.tile.offset.len());
-        // SAFETY: `offset` holds 64 bytes of every pair.
-        unsafe { self.tile.offset.as_ptr().add(pair * 4 * TILE + 4 * self.row) }
-    }
-
-    /// The codes of a group, as [`Codes::steps`] takes them.
-    ///
-    /// # Safety
-    /// `group` is below the tile's groups.
-    #[inline(always)]
-    unsafe fn words(self, group: usize, words: usize) -> *const u8 {
-        debug_assert!((group + 1) * words * 4 * TILE <= self.tile.payload.len());
-        // SAFETY: `payload` holds `words` lines of every group.
-        unsafe { self.tile.payload.as_ptr().add(group * words * 4 * TILE + 4 * self.row) }
-    }
-
-    /// Asks for what a single token will want soon. Weights come from memory once per token; prefetching 8 KiB ahead
-    /// in every plane makes up for hardware that stops at pages.
-    ///
-    /// # Safety
-    /// As for [`Lanes`].
-    #[inline(always)]
-    unsafe fn prefetch<L: Lanes, P: Codes, S: Scales>(self, group: usize) {
-        const AHEAD: usize = 8192;
-        let tile = self.tile;
-        let ahead = AHEAD / (P::WORDS * 64);
-        // SAFETY: a prefetch may name any address.
-        unsafe {
-            let words = tile.payload.as_ptr().wrapping_add((group + ahead) * P::WORDS * 64);
-            let mut i = 0;
-            while i < P::WORDS {
-                L::prefetch(words.wrapping_add(64 * i));
-                i += 1;
-            }
-            if S::SCALED {
-                let block = ((group + ahead) << u32::from(S::HALVES)) >> tile.block_shift;
-                L::prefetch(tile.scale.as_ptr().wrapping_add(block * 16));
-                if S::OFFSET {
-                    L::prefetch(tile.offset.as_ptr().wrapping_add(block / 2 * 64));
-                } else {
-                    L::prefetch(tile.sign.as_ptr().wrapping_add(block * 2));
-                }
-            }
-        }
-    }
-}
-
 /// Sums of 16 columns as i16, for the groups of one section: per plane.
-pub(super) type SectionSums = [[i16; 2 * SECTION]; 2];
+type SectionSums = [[i16; 2 * SECTION]; 2];
 
 /// Sums of 16 columns of groups `section..end` of a token. They fit i16: 16 · 128 = 2^11.
 #[inline(always)]
@@ -257,7 +70,7 @@ fn pack_sums<I: Input>(token: &TokenCodes<'_>, section: usize, end: usize, packe
 
 /// A sum of i32 terms that may leave i32, in two parts: `low` wraps, `high` counts 2^16.
 #[derive(Clone, Copy)]
-pub(super) struct Wide<V> {
+struct Wide<V> {
     low: V,
     high: V,
 }
@@ -266,7 +79,7 @@ impl<V: Copy> Wide<V> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn zero<L: Lanes<Line = V>>() -> Self {
+    unsafe fn zero<L: Lanes<Line = V>>() -> Self {
         // SAFETY: the caller's promise.
         unsafe { Self { low: L::zero(), high: L::zero() } }
     }
@@ -276,7 +89,7 @@ impl<V: Copy> Wide<V> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn add<L: Lanes<Line = V>>(&mut self, v: V) {
+    unsafe fn add<L: Lanes<Line = V>>(&mut self, v: V) {
         // SAFETY: the caller's promise.
         unsafe {
             self.low = L::add(self.low, v);
@@ -305,134 +118,186 @@ impl<V: Copy> Wide<V> {
     }
 }
 
-/// Sums of `tile` with at most `T` tokens, one array of `out` each.
+/// i32 sums of the planes of `T` tokens.
+pub(super) type Accumulators<V, const T: usize> = [[V; 2]; T];
+
+/// Sums of the planes of `T` tokens over all columns.
+pub(super) struct Totals<V, const T: usize>([[Wide<V>; 2]; T]);
+
+impl<V: Copy, const T: usize> Totals<V, T> {
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    pub(super) unsafe fn zero<L: Lanes<Line = V>>() -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self([[Wide::zero::<L>(); 2]; T]) }
+    }
+
+    /// Adds the sums of one chunk, for `count` tokens.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    pub(super) unsafe fn add<L: Lanes<Line = V>, I: Input>(&mut self, count: usize, chunk: &Accumulators<V, T>) {
+        let mut j = 0;
+        while j < count {
+            let mut plane = 0;
+            while plane < I::PLANES {
+                // SAFETY: the caller's promise.
+                unsafe { self.0[j][plane].add::<L>(chunk[j][plane]) };
+                plane += 1;
+            }
+            j += 1;
+        }
+    }
+
+    /// Writes the sums of the line that begins with row `row`, for every token of `out`.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    pub(super) unsafe fn store<L: Lanes<Line = V>, I: Input>(&self, row: usize, out: &mut Sums) {
+        for (out, planes) in out.iter_mut().zip(&self.0) {
+            // SAFETY: the caller's promise.
+            let (first, last) = unsafe { (planes[0].sums::<L>(), planes[I::PLANES - 1].sums::<L>()) };
+            for (i, out) in out[row..row + L::ROWS].iter_mut().enumerate() {
+                // Of two planes the first holds the high halves, of 256 each.
+                *out = if I::PLANES == 2 { (first[i] << 8) + last[i] } else { first[i] };
+            }
+        }
+    }
+}
+
+/// Where the codes and scales of up to `T` tokens are, and the sums of one section.
+struct Inputs<const T: usize> {
+    count: usize,
+    padded: usize,
+    codes: [*const i8; T],
+    scales: [*const i32; T],
+    section: usize,
+    sums: [SectionSums; T],
+}
+
+impl<const T: usize> Inputs<T> {
+    #[inline(always)]
+    fn new(tokens: &Tokens<'_>, count: usize) -> Self {
+        assert!(count <= T);
+        let (mut codes, mut scales) = ([core::ptr::null(); T], [core::ptr::null(); T]);
+        let mut j = 0;
+        while j < count {
+            let token = tokens.get(j);
+            (codes[j], scales[j]) = (token.planes.as_ptr(), token.scales.as_ptr());
+            j += 1;
+        }
+        let sums = [[[0; 2 * SECTION]; 2]; T];
+        Self { count, padded: tokens.padded(), codes, scales, section: 0, sums }
+    }
+
+    #[inline(always)]
+    fn enter_section<I: Input>(&mut self, tokens: &Tokens<'_>, section: usize, end: usize) {
+        self.section = section;
+        let mut j = 0;
+        while j < self.count {
+            pack_sums::<I>(&tokens.get(j), section, end, &mut self.sums[j]);
+            j += 1;
+        }
+    }
+}
+
+/// Sums of `tile` with the tokens of `out`, at most `T`.
 ///
 /// # Safety
-/// As for [`Lanes`]; the tokens' codes, sums and scales cover the tile's groups.
+/// As for [`Lanes`]; the codes, sums and scales of the tokens cover the tile's groups.
 #[inline(always)]
 pub(super) unsafe fn tile_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
     tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
 ) {
-    let count = if T == 1 { 1 } else { out.len() };
-    assert!(count <= T && count == out.len());
-    let mut codes_of = [core::ptr::null::<i8>(); T];
-    let mut scales_of = [core::ptr::null::<i32>(); T];
-    let mut j = 0;
-    while j < count {
-        let token = tokens.get(j);
-        codes_of[j] = token.planes.as_ptr();
-        scales_of[j] = token.scales.as_ptr();
-        j += 1;
-    }
-    let padded = tokens.padded();
-    debug_assert!(tile.groups * GROUP <= padded);
-    // SAFETY: the caller's promise; groups are below `tile.groups`, columns below `padded`.
+    let mut x = Inputs::<T>::new(tokens, if T == 1 { 1 } else { out.len() });
+    // SAFETY: the caller's promise; groups are below `tile.groups`.
     unsafe {
-        let mut entries = [0; 16];
-        let mut i = 0;
-        while i < 16 {
-            entries[i] = tile.table[i] as u8 ^ if L::SIGNED { 0 } else { 128 };
-            i += 1;
-        }
-        let table = L::table(&entries);
-        let mut sums = [[[0; 2 * SECTION]; 2]; T];
+        let table = L::table(&tile.table_bytes(L::SIGNED));
         let mut row = 0;
         while row < TILE {
             let part = Part { tile, row };
-            let mut wide = [[Wide::zero::<L>(); 2]; T];
-            let mut section = 0;
-            while section < tile.groups {
-                let section_end = tile.groups.min(section + SECTION);
-                let mut j = 0;
-                while j < count {
-                    pack_sums::<I>(&tokens.get(j), section, section_end, &mut sums[j]);
-                    j += 1;
-                }
-                let mut group = section;
+            let mut totals = Totals::<L::Line, T>::zero::<L>();
+            let mut group = 0;
+            while group < tile.groups {
+                let section_end = tile.groups.min(group + SECTION);
+                x.enter_section::<I>(tokens, group, section_end);
                 while group < section_end {
-                    let chunk_end = section_end.min(group + I::CHUNK);
-                    let mut acc = [[L::zero(); 2]; T];
-                    while group < chunk_end {
-                        if T == 1 && row == 0 {
-                            part.prefetch::<L, P, S>(group);
-                        }
-                        let codes = P::steps::<L>(part.words(group, P::WORDS), table);
-                        let scale = S::group::<L, P>(part, group);
-                        let mut j = 0;
-                        while j < count {
-                            let mut plane = 0;
-                            while plane < I::PLANES {
-                                let x = codes_of[j].add(plane * padded + group * GROUP);
-                                let sum = sums[j][plane].as_ptr().cast::<i32>().add(group - section);
-                                let sum = L::splat(sum.read_unaligned());
-                                let a = acc[j][plane];
-                                acc[j][plane] = if I::SCALED {
-                                    let v = add_group::<L, P, S>(L::zero(), &codes, &scale, sum, x);
-                                    L::add(a, L::mul(v, L::splat(*scales_of[j].add(group))))
-                                } else {
-                                    add_group::<L, P, S>(a, &codes, &scale, sum, x)
-                                };
-                                plane += 1;
-                            }
-                            j += 1;
-                        }
-                        group += 1;
-                    }
-                    let mut j = 0;
-                    while j < count {
-                        let mut plane = 0;
-                        while plane < I::PLANES {
-                            wide[j][plane].add::<L>(acc[j][plane]);
-                            plane += 1;
-                        }
-                        j += 1;
-                    }
+                    let end = section_end.min(group + I::CHUNK);
+                    let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, table, &x);
+                    totals.add::<L, I>(x.count, &chunk);
+                    group = end;
                 }
-                section = section_end;
             }
-            let mut j = 0;
-            while j < count {
-                store::<L, I>(&wide[j], &mut out[j][row..row + L::ROWS]);
-                j += 1;
-            }
+            totals.store::<L, I>(row, out);
             row += L::ROWS;
         }
     }
 }
 
-/// Writes the sums of a token.
+/// Sums over the groups `groups`.
 ///
 /// # Safety
-/// As for [`Lanes`].
+/// As for [`tile_dot`].
 #[inline(always)]
-pub(super) unsafe fn store<L: Lanes, I: Input>(wide: &[Wide<L::Line>; 2], out: &mut [i64]) {
-    // SAFETY: the caller's promise.
-    let (first, second) = unsafe { (wide[0].sums::<L>(), wide[I::PLANES - 1].sums::<L>()) };
-    for (i, out) in out.iter_mut().enumerate() {
-        // Of two planes the first holds the high halves, of 256 each.
-        *out = if I::PLANES == 2 { (first[i] << 8) + second[i] } else { first[i] };
+unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
+    part: Part<'_>, groups: Range<usize>, table: L::Line, x: &Inputs<T>,
+) -> Accumulators<L::Line, T> {
+    // SAFETY: the caller's promise; columns of a group are below `x.padded`.
+    unsafe {
+        let mut acc = [[L::zero(); 2]; T];
+        let mut group = groups.start;
+        while group < groups.end {
+            if T == 1 && part.row == 0 {
+                part.prefetch::<L, P, S>(group);
+            }
+            let codes = P::steps::<L>(part.words(group, P::WORDS), table);
+            let scale = S::group::<L, P>(part, group);
+            let mut j = 0;
+            while j < x.count {
+                let mut plane = 0;
+                while plane < I::PLANES {
+                    let q = x.codes[j].add(plane * x.padded + group * GROUP);
+                    let sum = x.sums[j][plane].as_ptr().cast::<i32>().add(group - x.section);
+                    let sum = L::splat(sum.read_unaligned());
+                    let a = acc[j][plane];
+                    acc[j][plane] = if I::SCALED {
+                        let v = add_group::<L, P, S>(L::zero(), &codes, &scale, sum, q);
+                        L::add(a, L::mul(v, L::splat(*x.scales[j].add(group))))
+                    } else {
+                        add_group::<L, P, S>(a, &codes, &scale, sum, q)
+                    };
+                    plane += 1;
+                }
+                j += 1;
+            }
+            group += 1;
+        }
+        acc
     }
 }
 
-/// `acc` plus what one group contributes for the codes at `x`, whose sums of 16 columns are the halves of `sum`.
+/// `acc` plus what one group contributes for the codes at `q`, whose sums of 16 columns are the halves of `sum`.
 ///
 /// # Safety
-/// As for [`Lanes`]; 32 codes are readable at `x`.
+/// As for [`Lanes`]; 32 codes are readable at `q`.
 #[inline(always)]
 unsafe fn add_group<L: Lanes, P: Codes, S: Scales>(
-    acc: L::Line, codes: &[L::Line; 8], scale: &GroupScale<L::Line>, sum: L::Line, x: *const i8,
+    acc: L::Line, codes: &[L::Line; 8], scale: &GroupScale<L::Line>, sum: L::Line, q: *const i8,
 ) -> L::Line {
     // SAFETY: the caller's promise.
     unsafe {
         let acc = if S::OFFSET || zero_level::<L, P>() != 0 { L::pairs(acc, scale.z, sum) } else { acc };
         if S::HALVES {
-            let first = L::dot::<P, 4>(L::zero(), codes, 0, x);
-            let second = L::dot::<P, 4>(L::zero(), codes, 4, x.add(RUN));
+            let first = L::dot::<P, 4>(L::zero(), codes, 0, q);
+            let second = L::dot::<P, 4>(L::zero(), codes, 4, q.add(RUN));
             L::add(L::add(acc, L::mul(scale.s[0], first)), L::mul(scale.s[1], second))
         } else if S::SCALED {
-            L::add(acc, L::mul(scale.s[0], L::dot::<P, 8>(L::zero(), codes, 0, x)))
+            L::add(acc, L::mul(scale.s[0], L::dot::<P, 8>(L::zero(), codes, 0, q)))
         } else {
-            L::dot::<P, 8>(acc, codes, 0, x)
+            L::dot::<P, 8>(acc, codes, 0, q)
         }
     }
 }
@@ -476,8 +341,9 @@ unsafe fn by_mode<L: Lanes, P: Codes>(call: Call<'_>, mode: (ScaleMode, bool)) {
             (ScaleMode::R, _) => by_activation::<L, P, R>(call),
             (ScaleMode::B8, false) => by_activation::<L, P, B8<false>>(call),
             (ScaleMode::B8, true) => by_activation::<L, P, B8<true>>(call),
-            (ScaleMode::Z8, false) => by_activation::<L, P, Z8<false>>(call),
-            (ScaleMode::Z8, true) => by_activation::<L, P, Z8<true>>(call),
+            (ScaleMode::Z8, false) if P::OFFSET => by_activation::<L, P, Z8<false>>(call),
+            (ScaleMode::Z8, true) if P::OFFSET => by_activation::<L, P, Z8<true>>(call),
+            (ScaleMode::Z8, _) => panic!("a payload without mode z8"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The vector operations that the dot kernels are written in.
 
 use super::codes::Codes;
-use super::dot::{Input, Scales};
+use super::dot::Input;
+use super::scales::Scales;
 use super::tile::{Tile, Tokens};
 use crate::kernels::Sums;
 

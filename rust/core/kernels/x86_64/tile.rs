@@ -31,6 +31,7 @@ impl<'a> Tile<'a> {
     /// When a plane is absent or shorter than the shape asks for, which certified models rule out.
     pub(super) fn new(matrix: &'a Matrix, tile: usize) -> Self {
         let (format, planes) = (&matrix.format, &matrix.planes);
+        assert!(matches!(format.block, 16 | 32 | 64 | 128), "{}: blocks of {}", matrix.name, format.block);
         let (groups, blocks) = (matrix.groups(), format.blocks(matrix.columns));
         let cut = |plane: &'a Plane, len: usize| &plane.bytes()[tile * len..][..len];
         let block_plane = |present: bool, plane: &'a Option<Plane>, len: usize| match plane {
@@ -49,6 +50,14 @@ impl<'a> Tile<'a> {
             groups,
             block_shift: (format.block / GROUP).max(1).trailing_zeros(),
         }
+    }
+}
+
+impl Tile<'_> {
+    /// The table as bytes: levels, or levels plus 128 where codes are unsigned.
+    #[inline(always)]
+    pub(super) fn table_bytes(&self, signed: bool) -> [u8; 16] {
+        self.table.map(|level| level as u8 ^ if signed { 0 } else { 128 })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The dot kernel of W16: i16 weights times activations extended to i16.
 
-use super::dot::{Input, SECTION, Wide, store};
+use super::dot::{Accumulators, Input, SECTION, Totals};
 use super::lanes::Lanes;
+use super::scales::PREFETCH;
 use super::tile::{Tile, Tokens};
 use crate::activations::TokenCodes;
 use crate::formats::{GROUP, TILE};
@@ -11,56 +12,38 @@ use core::ops::Range;
 /// Words of a group: two columns each.
 const WORDS: usize = GROUP / 2;
 
-/// Sums of `tile` with `T` tokens.
+/// Codes of one section as i16, per plane.
+type Section = [[i16; SECTION * GROUP]; 2];
+
+/// Sums of `tile` with the tokens of `out`, at most `T`.
 ///
 /// # Safety
-/// As for [`Lanes`]; the tokens' planes, sums and scales cover the tile's groups.
+/// As for [`Lanes`]; the codes and scales of the tokens cover the tile's groups.
 #[inline(always)]
 pub(super) unsafe fn tile_dot<L: Lanes, I: Input, const T: usize>(
     tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
 ) {
     let count = if T == 1 { 1 } else { out.len() };
-    assert!(count <= T && count == out.len());
+    assert!(count <= T);
     let mut x = [[[0; SECTION * GROUP]; 2]; T];
-    // SAFETY: the caller's promise; `payload` holds 16 lines of every group.
+    // SAFETY: the caller's promise; groups are below `tile.groups`.
     unsafe {
         let mut row = 0;
         while row < TILE {
-            let mut wide = [[Wide::zero::<L>(); 2]; T];
-            let mut section = 0;
-            while section < tile.groups {
+            let mut totals = Totals::<L::Line, T>::zero::<L>();
+            let mut group = 0;
+            while group < tile.groups {
+                let section = group;
                 let section_end = tile.groups.min(section + SECTION);
-                let mut j = 0;
-                while j < count {
-                    extend::<I>(&tokens.get(j), section * GROUP..section_end * GROUP, &mut x[j]);
-                    j += 1;
+                for (j, x) in x[..count].iter_mut().enumerate() {
+                    extend::<I>(&tokens.get(j), section * GROUP..section_end * GROUP, x);
                 }
-                let mut group = section;
                 while group < section_end {
-                    let chunk_end = section_end.min(group + I::CHUNK);
+                    let end = section_end.min(group + I::CHUNK);
                     let mut acc = [[L::zero(); 2]; T];
-                    while group < chunk_end {
-                        let mut sums = if I::SCALED { [[L::zero(); 2]; T] } else { acc };
-                        let mut i = 0;
-                        while i < WORDS {
-                            let at = (group * WORDS + i) * 4 * TILE;
-                            if T == 1 && row == 0 {
-                                L::prefetch(tile.payload.as_ptr().wrapping_add(at + 8192));
-                            }
-                            let weights = L::load(tile.payload.as_ptr().add(at + 4 * row));
-                            let mut j = 0;
-                            while j < count {
-                                let mut plane = 0;
-                                while plane < I::PLANES {
-                                    let pair = x[j][plane].as_ptr().add((group - section) * GROUP + 2 * i);
-                                    let pair = L::splat(pair.cast::<i32>().read_unaligned());
-                                    sums[j][plane] = L::pairs(sums[j][plane], weights, pair);
-                                    plane += 1;
-                                }
-                                j += 1;
-                            }
-                            i += 1;
-                        }
+                    while group < end {
+                        let sums = if I::SCALED { [[L::zero(); 2]; T] } else { acc };
+                        let sums = group_dot::<L, I, T>(tile, row, group, count, &x, group - section, sums);
                         if I::SCALED {
                             let mut j = 0;
                             while j < count {
@@ -73,31 +56,54 @@ pub(super) unsafe fn tile_dot<L: Lanes, I: Input, const T: usize>(
                         }
                         group += 1;
                     }
-                    let mut j = 0;
-                    while j < count {
-                        let mut plane = 0;
-                        while plane < I::PLANES {
-                            wide[j][plane].add::<L>(acc[j][plane]);
-                            plane += 1;
-                        }
-                        j += 1;
-                    }
+                    totals.add::<L, I>(count, &acc);
                 }
-                section = section_end;
             }
-            let mut j = 0;
-            while j < count {
-                store::<L, I>(&wide[j], &mut out[j][row..row + L::ROWS]);
-                j += 1;
-            }
+            totals.store::<L, I>(row, out);
             row += L::ROWS;
         }
     }
 }
 
+/// `sums` plus the products of group `group`, which is group `at` of the section in `x`, for `count` tokens.
+///
+/// # Safety
+/// As for [`tile_dot`].
+#[inline(always)]
+unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
+    tile: &Tile<'_>, row: usize, group: usize, count: usize, x: &[Section; T], at: usize,
+    mut sums: Accumulators<L::Line, T>,
+) -> Accumulators<L::Line, T> {
+    debug_assert!((group + 1) * WORDS * 4 * TILE <= tile.payload.len() && at < SECTION);
+    // SAFETY: the caller's promise; `payload` holds 16 lines of every group.
+    unsafe {
+        let words = tile.payload.as_ptr().wrapping_add(group * WORDS * 4 * TILE + 4 * row);
+        let mut i = 0;
+        while i < WORDS {
+            let word = words.wrapping_add(i * 4 * TILE);
+            if T == 1 && row == 0 {
+                L::prefetch(word.wrapping_add(PREFETCH));
+            }
+            let weights = L::load(word);
+            let mut j = 0;
+            while j < count {
+                let mut plane = 0;
+                while plane < I::PLANES {
+                    let pair = x[j][plane].as_ptr().add(at * GROUP + 2 * i).cast::<i32>();
+                    sums[j][plane] = L::pairs(sums[j][plane], weights, L::splat(pair.read_unaligned()));
+                    plane += 1;
+                }
+                j += 1;
+            }
+            i += 1;
+        }
+        sums
+    }
+}
+
 /// The codes of columns `columns` as i16, per plane.
 #[inline(always)]
-fn extend<I: Input>(token: &TokenCodes<'_>, columns: Range<usize>, out: &mut [[i16; SECTION * GROUP]; 2]) {
+fn extend<I: Input>(token: &TokenCodes<'_>, columns: Range<usize>, out: &mut Section) {
     for (codes, out) in token.planes.chunks_exact(token.planes.len() / I::PLANES).zip(out) {
         for (out, &code) in out.iter_mut().zip(&codes[columns.clone()]) {
             *out = i16::from(code);

@@ -1,0 +1,5 @@
+"""`python -m intact` is the command `intact`."""
+
+from intact.cli import main
+
+main()

@@ -1,0 +1,264 @@
+"""The native module: it converts values and works without the GIL. `LLM` and `intact.numerics` are its faces."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypedDict, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Engine",
+    "Model",
+    "Source",
+    "__version__",
+    "attention",
+    "blockscale",
+    "decode",
+    "dynquant",
+    "embed",
+    "exp2",
+    "gated_activation",
+    "gelu",
+    "greedy",
+    "hadamard",
+    "kernels",
+    "linear",
+    "logprobs",
+    "philox",
+    "relu2",
+    "requant",
+    "residual_add",
+    "rmsnorm",
+    "rope",
+    "router",
+    "rsqrt",
+    "sample",
+    "sigmoid",
+    "sincos",
+    "softcap",
+]
+
+__version__: str
+CONTRACT_VERSION: int
+
+class _KernelSet(TypedDict):
+    name: str
+    needs: str
+    available: bool
+    chosen: bool
+
+def release_free_memory() -> None: ...
+def kernels() -> list[_KernelSet]:
+    """The kernel sets of this build, slowest first; `chosen` is the fastest one that is available."""
+
+@final
+class Model:
+    """A model that passed every check of the contract."""
+
+    @staticmethod
+    def open(path: str, threads: int | None = None) -> Model:
+        """Opens a model directory. Raises ModelError."""
+
+    @staticmethod
+    def convert(
+        source: str,
+        *,
+        profile: str = "default",
+        body: str | None = None,
+        head: str | None = None,
+        threads: int | None = None,
+        progress: Callable[[int, int, str], object] | None = None,
+    ) -> Model:
+        """Converts a source in memory.
+
+        `progress(done, total, tensor)` is called after every matrix; what it raises stops the conversion. Raises
+        ModelError, RequestError.
+        """
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that decides a bit."""
+
+    @property
+    def path(self) -> Path:
+        """The directory or source."""
+
+    @property
+    def fraction_bits(self) -> int:
+        """F: logits are integers in units of 2^-F."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of the model."""
+
+    @property
+    def context(self) -> int:
+        """The longest sequence."""
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes of all planes."""
+
+    def manifest(self) -> str:
+        """The text of intact.json."""
+
+    def verify(self) -> tuple[int, int]:
+        """Compares planes and small files with their recorded hashes; returns how many of each. Raises ModelError."""
+
+    def save(
+        self, path: str, files: Mapping[str, bytes], provenance: Mapping[str, str], overwrite: bool = False
+    ) -> None:
+        """Writes the model as a directory, complete or not at all. Raises ModelError."""
+
+@final
+class Source:
+    """A GGUF file or Hugging Face directory, opened for reading. Every method may raise ModelError."""
+
+    def __new__(cls, path: str) -> Source: ...
+    @property
+    def kind(self) -> str:
+        """What it is: "gguf" or "safetensors"."""
+
+    def config(self) -> str:
+        """The text of a Hugging Face config.json."""
+
+    def tensor_names(self) -> list[str]:
+        """Hugging Face names, sorted."""
+
+    def tensor_type(self, name: str) -> str:
+        """The element type of a tensor, such as "Q4_1"."""
+
+    def tensor_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, rows first."""
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """A tensor as float32."""
+
+    def metadata(self) -> dict[str, object] | None:
+        """All metadata of a GGUF file, None for a directory."""
+
+    def tokenizer_files(self) -> dict[str, Path]:
+        """The files of a directory that concern text, by name; empty for GGUF."""
+
+@final
+class Engine:
+    """One model with its threads, cache and sequences. Calls from several threads take turns."""
+
+    def __new__(
+        cls,
+        model: Model,
+        *,
+        kernels: str | None = None,
+        threads: int | None = None,
+        chunk: int = 256,
+        page: int = 64,
+        kv_tokens: int | None = None,
+        max_sequences: int = 256,
+    ) -> Engine: ...
+    @property
+    def kernels(self) -> str:
+        """The kernel set in use."""
+
+    @property
+    def threads(self) -> int:
+        """Threads in use."""
+
+    def add(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: int,
+        top_k: int,
+        top_p: int,
+        min_p: int,
+        seed: int,
+        n: int,
+        stop_ids: Sequence[int],
+        logprobs: int | None,
+    ) -> int:
+        """Takes a request and returns its number; its tokens come from `step`. Settings are the contract's integers.
+
+        Raises RequestError.
+        """
+
+    def cancel(self, request: int, stream: int | None = None) -> None:
+        """Ends a request, or one of its continuations; does nothing where it is over."""
+
+    def step(self) -> list[tuple[int, int, int, int | None, list[tuple[int, int]], str | None]]:
+        """Runs one batch; returns (request, stream, token, logprob, top, finish) for every token that it generated.
+
+        Raises RequestError when the cache cannot grow.
+        """
+
+    def idle(self) -> bool:
+        """Whether nothing is left to do."""
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.int32]:
+        """The logits after every token of one sequence: int32 of shape (tokens, vocabulary), in QF.
+
+        Raises RequestError.
+        """
+
+# Definitions of the contract, for `intact.numerics`, which checks types and ranges.
+_I32: TypeAlias = NDArray[np.int32]
+
+def requant(x: _I32, m: _I32, s: _I32) -> _I32: ...
+def dynquant(x: _I32, xmax: int, kernels: str | None) -> tuple[_I32, int, int]: ...
+def rsqrt(v: NDArray[np.uint64]) -> tuple[_I32, _I32]: ...
+def rmsnorm(
+    x: _I32, g: NDArray[np.int16], gs: int, epsilon: int, rn: int, rk: int, f: int, kernels: str | None
+) -> _I32: ...
+def exp2(x: _I32, b: int) -> _I32: ...
+def sigmoid(x: _I32, f: int) -> _I32: ...
+def sincos(phase: NDArray[np.uint32]) -> tuple[_I32, _I32]: ...
+def blockscale(q: _I32) -> tuple[_I32, _I32]: ...
+def philox(ctr: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def linear(
+    x: _I32,
+    w: NDArray[np.int16],
+    m: _I32,
+    sh: _I32,
+    a: int,
+    mode: str,
+    s: int,
+    bias: _I32 | None,
+    kernels: str | None,
+) -> _I32: ...
+def embed(w: NDArray[np.int16], m: int, sh: int, f: int) -> _I32: ...
+def residual_add(x: _I32, y: _I32) -> _I32: ...
+def rope(v: _I32, position: int, freq64: NDArray[np.uint64], interleaved: bool) -> _I32: ...
+def hadamard(v: _I32) -> _I32: ...
+def attention(
+    q: _I32,
+    k: _I32,
+    v: _I32,
+    f: int,
+    xq: int,
+    xk: int,
+    xv: int,
+    ca: int,
+    cash: int,
+    softcap: tuple[int, int, int, int] | None,
+    kernels: str | None,
+) -> _I32: ...
+def gated_activation(kind: str, g: _I32, u: _I32, f: int, kernels: str | None) -> _I32: ...
+def relu2(g: _I32, f: int, kernels: str | None) -> _I32: ...
+def gelu(x: _I32, f: int) -> _I32: ...
+def softcap(x: _I32, constants: tuple[int, int, int, int], f: int) -> _I32: ...
+def router(r: _I32, k: int, f: int, renorm: bool, sigmoid: bool) -> list[tuple[int, int]]: ...
+def sample(logits: _I32, f: int, tau: int, top_k: int, top_p: int, min_p: int, rnd: int) -> int: ...
+def greedy(logits: _I32) -> int: ...
+def logprobs(logits: _I32, f: int) -> _I32: ...
+def decode(
+    format: str,
+    payload: bytes | None,
+    scale: bytes | None,
+    sign: bytes | None,
+    offset: bytes | None,
+    rows: int,
+    columns: int,
+    table: Sequence[int] | None,
+) -> _I32: ...
