@@ -7,7 +7,7 @@ import re
 
 from intact.errors import ModelError
 
-_NAME = re.compile(r"(?P<model>[\w.-]+/[\w.-]+)(?:/(?P<file>.+\.gguf))?")
+_NAME = re.compile(r"(?P<model>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>.+\.gguf))?")
 _FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 
 

@@ -39,9 +39,10 @@ class Tokenizer:
         """
         source = files.get("tokenizer.json")
         if not isinstance(source, str):
-            if not _object(files, "tokenizer.json"):
+            content = _object(files, "tokenizer.json")
+            if not content:
                 raise TokenizerError("tokenizer.json: missing; save the model with its fast tokenizer")
-            source = json.dumps(source, ensure_ascii=False)
+            source = json.dumps(content, ensure_ascii=False)
         text: str = source
         self._backend = _guarded(lambda: tokenizers.Tokenizer.from_str(text), "tokenizer.json")
         self._backend.no_padding()
@@ -67,8 +68,8 @@ class Tokenizer:
         directory = Path(path)
         files: dict[str, Any] = {}
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
-            if (text := _read(directory / name)) is not None:
-                files[name] = text if name == "tokenizer.json" else _parse(text, name)
+            if (content := _read(directory / name)) is not None:
+                files[name] = content if name == "tokenizer.json" else _parse(content, name)
         files["chat_template.jinja"] = _read(directory / "chat_template.jinja")
         if "tokenizer.json" not in files:
             raise TokenizerError(f"{directory / 'tokenizer.json'}: not found; save the model with its fast tokenizer")

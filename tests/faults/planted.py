@@ -1,7 +1,7 @@
 """Plants one fault at a time in a copy of the sources and demands that the suite finds it.
 
-Run from the root of the repository: `python -m tests.faults.planted`. Prints which test found which fault; exit status 1
-when one goes unseen. Part of `make test-full`, because every fault is a build of its own.
+Run from the root of the repository: `python -m tests.faults.planted`. Prints which test found which fault; exit status
+1 when one goes unseen. Part of `make test-full`, because every fault is a build of its own.
 """
 
 from __future__ import annotations

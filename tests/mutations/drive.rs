@@ -169,7 +169,7 @@ fn read(tensor: &intact_quantize::import::Tensor) -> Result<(), Error> {
 fn options(random: &mut Random) -> convert::Options {
     const FORMATS: [&str; 10] =
         ["U4b8", "U4z8", "U5b8", "U6z8", "U8b8", "U8z8/16", "N4b8/64", "U4b8/128", "W16r", "N4r"];
-    let mut format = || if random.one_in(3) { Format::parse(*random.pick(&FORMATS)) } else { None };
+    let mut format = || if random.one_in(3) { Format::parse(random.pick::<&str>(&FORMATS)) } else { None };
     let (body, head) = (format(), format());
     let fraction_bits = if random.one_in(4) { random.between(7, 21) as u32 } else { 12 };
     convert::Options { profile: *random.pick(&Profile::ALL), body, head, fraction_bits, threads: 1 }

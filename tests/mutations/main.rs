@@ -88,12 +88,12 @@ fn no_mutant_does_harm() {
         match survive(&mutant, directory.path(), random.word()) {
             Ok(met) => {
                 if chosen {
-                    println!("{seed}: {kind}, {}: {}: {met:?}", mutant.base, mutant.what.join("; "));
+                    println!("{seed}: {kind} of {}: {:?}: {met:?}", mutant.base, mutant.what);
                 }
                 table.add(kind, met);
             }
             Err(fault) => {
-                let what = format!("{kind} of {}: {}", mutant.base, mutant.what.join("; "));
+                let what = format!("{kind} of {}: {:?}", mutant.base, mutant.what);
                 faults.push(format!("INTACT_MUTATION_SEED={seed}: {what}\n    {fault}"));
             }
         }
