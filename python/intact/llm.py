@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -261,7 +262,7 @@ class LLM:
             RequestError: A prompt or setting that the model cannot take.
             TokenizerError: A text, but no tokenizer.
         """
-        settings = params or SamplingParams()
+        [settings] = _settings(params, 1)
         continuations = self._continuations(settings)
         with self._dispatcher.session() as session:
             [number] = session.add([self._request(self._encode(prompt), settings)])
@@ -325,7 +326,7 @@ def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
     batch: list[Any] = list(_iterable("prompts", prompts))
-    if batch and hasattr(batch[0], "__index__"):
+    if batch and _index(batch[0]) is not None:
         return [batch]
     return batch
 
@@ -334,6 +335,9 @@ def _settings(params: SamplingParams | Sequence[SamplingParams] | None, count: i
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
     settings = list(_iterable("params", params))
+    for i, value in enumerate(settings):
+        if not isinstance(value, SamplingParams):
+            raise errors.RequestError(f"params[{i}]: {value!r:.80} is not a SamplingParams")
     if len(settings) != count:
         raise errors.RequestError(f"params: {len(settings)} settings for {count} prompts; give one, or one for each")
     return settings
@@ -342,18 +346,27 @@ def _settings(params: SamplingParams | Sequence[SamplingParams] | None, count: i
 def _token_ids(ids: Sequence[int]) -> list[int]:
     out = []
     for i, value in enumerate(_iterable("prompt", ids)):
-        token = None if isinstance(value, bool) or not hasattr(value, "__index__") else value.__index__()
+        token = None if isinstance(value, bool) else _index(value)
         if token is None or not 0 <= token < 1 << 32:
             raise errors.RequestError(f"prompt[{i}]: {value!r:.80} is not a token id")
         out.append(token)
     return out
 
 
+def _index(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None  # also for arrays, which have __index__ whatever they hold
+
+
 def _iterable(name: str, values: Any) -> Iterator[Any]:
     try:
-        return iter(values)
+        if not isinstance(values, (bytes, Mapping)):  # which are iterable, but no lists of tokens or prompts
+            return iter(values)
     except TypeError:
-        raise errors.RequestError(f"{name}: {values!r:.80} is not a list") from None
+        pass
+    raise errors.RequestError(f"{name}: {values!r:.80} is not a list")
 
 
 def _count(name: str, value: int, most: int) -> int:

@@ -43,8 +43,8 @@ class Tokenizer:
             if not content:
                 raise TokenizerError("tokenizer.json: missing; save the model with its fast tokenizer")
             source = json.dumps(content, ensure_ascii=False)
-        text: str = source
-        self._backend = _guarded(lambda: tokenizers.Tokenizer.from_str(text), "tokenizer.json")
+        serialized: str = source
+        self._backend = _guarded(lambda: tokenizers.Tokenizer.from_str(serialized), "tokenizer.json")
         self._backend.no_padding()
         self._backend.no_truncation()
         decoder = self._backend.decoder

@@ -18,7 +18,7 @@ pub struct Activations {
     shape: Option<Shape>,
     tokens: usize,
     planes: AlignedBytes,
-    sums: Vec<i32>,
+    sums: Vec<i16>,
     scales: Vec<i32>,
     d: Vec<i32>,
     t: Vec<i32>,
@@ -54,8 +54,8 @@ impl Shape {
 pub struct TokenCodes<'a> {
     /// Plane after plane, each padded: codes, or high then low halves.
     pub planes: &'a [i8],
-    /// Sums of 16 codes, plane after plane.
-    pub sums: &'a [i32],
+    /// Sums of 16 codes, plane after plane: at most 2^11, and two neighbours to a dword for kernels.
+    pub sums: &'a [i16],
     /// A8b: the integer scale of each 32 columns.
     pub scales: &'a [i32],
     /// Scale d of `dynquant`.
@@ -69,7 +69,7 @@ pub struct TokenCodesMut<'a> {
     /// As in [`TokenCodes`].
     pub planes: &'a mut [i8],
     /// As in [`TokenCodes`].
-    pub sums: &'a mut [i32],
+    pub sums: &'a mut [i16],
     /// As in [`TokenCodes`].
     pub scales: &'a mut [i32],
     /// As in [`TokenCodes`].
@@ -158,7 +158,7 @@ pub type Quantize = fn(x: &[i32], activation: Activation, out: TokenCodesMut<'_>
 pub(crate) struct TokenWriter {
     shape: Shape,
     planes: Disjoint<u8>,
-    sums: Disjoint<i32>,
+    sums: Disjoint<i16>,
     scales: Disjoint<i32>,
     d: Disjoint<i32>,
     t: Disjoint<i32>,
@@ -186,6 +186,7 @@ impl TokenWriter {
 }
 
 /// The reference of the quantize slot: `dynquant`, then the stored form of the mode.
+#[inline(always)]
 pub fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>) {
     let (d, t) = dynscale(amax(x), activation.xmax());
     let (factor, shift) = (dynquant_factor(d), 24 + t as i32);
@@ -222,6 +223,6 @@ pub fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>) {
         }
     }
     for (sum, run) in out.sums.iter_mut().zip(out.planes.chunks_exact(RUN)) {
-        *sum = run.iter().map(|&c| i32::from(c)).sum();
+        *sum = run.iter().map(|&c| i16::from(c)).sum();
     }
 }

@@ -301,7 +301,7 @@ impl<'a> Flow<'a> {
 
     fn check_attention(&mut self, a: &Attention, at: &str) -> Result<(), Refusal> {
         let (q, k, v) = (self.read(a.query, at)?, self.read(a.key, at)?, self.read(a.value, at)?);
-        let grouped = a.kv_heads > 0 && a.heads > 0 && a.heads % a.kv_heads == 0;
+        let grouped = a.kv_heads > 0 && a.heads > 0 && a.heads.is_multiple_of(a.kv_heads);
         require(grouped, at, "kv_heads divides heads", format!("{} and {}", a.kv_heads, a.heads))?;
         require((1..=4096).contains(&a.head_width), at, "1 <= head_width <= 4096", a.head_width)?;
         require(a.heads.checked_mul(a.head_width) == Some(q), at, "query is heads · head_width wide", q)?;
@@ -337,7 +337,7 @@ impl<'a> Flow<'a> {
 }
 
 fn check_heads(width: usize, head_width: usize, at: &str) -> Result<(), Refusal> {
-    let whole = head_width > 0 && width % head_width == 0;
+    let whole = head_width > 0 && width.is_multiple_of(head_width);
     require(whole, at, "width is a multiple of head_width", format!("{width} and {head_width}"))
 }
 

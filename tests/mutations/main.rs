@@ -84,7 +84,11 @@ fn no_mutant_does_harm() {
         memory::CURRENT.store(seed, Relaxed);
         let mut random = Random::new(seed);
         let (kind, maker) = kind(&mut random);
-        let mutant = maker(&bases, &mut random);
+        let made = catch_unwind(AssertUnwindSafe(|| maker(&bases, &mut random)));
+        let Ok(mutant) = made else {
+            faults.push(format!("INTACT_MUTATION_SEED={seed}: {kind}: the mutation itself: {}", PANIC.lock().unwrap()));
+            continue;
+        };
         match survive(&mutant, directory.path(), random.word()) {
             Ok(met) => {
                 if chosen {

@@ -48,7 +48,7 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 something differs or failed, 2 wrong usage or input, 130 interrupted."""
+    """Runs a command and exits: 0 done, 1 something differs, 2 wrong usage or input, 130 interrupted."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # The same bytes whatever the system's encoding.
@@ -59,10 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
         status = 130
     except UsageError as error:
         status = _say(error.format_message())
-    except BrokenPipeError:
-        # The reader of our output is gone, which is no fault; Python must not try to flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     except (IntactError, OSError, UnicodeError) as error:
         if os.environ.get("INTACT_TRACEBACK"):
             raise

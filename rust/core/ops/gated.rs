@@ -20,6 +20,11 @@ pub fn swiglu(g: i32, u: i32, fraction_bits: u32) -> i32 {
     requant(requant(g, sigmoid(g, fraction_bits) as i32, 15), u, fraction_bits as i32)
 }
 
+/// 2 · sqrt(2 / π) in Q30: the linear term of GELU's argument.
+pub(crate) const GELU_LINEAR: i32 = 1_713_444_047;
+/// 2 · sqrt(2 / π) · 0.044715 in Q30: its cubic term.
+pub(crate) const GELU_CUBIC: i32 = 76_616_651;
+
 /// GELU in its tanh form, in QF.
 #[inline(always)]
 #[must_use]
@@ -28,7 +33,7 @@ pub fn gelu(x: i32, fraction_bits: u32) -> i32 {
     let limit = 16 << f;
     let y = x.clamp(-limit, limit);
     let square = requant(y, y, f);
-    let p = requant(square, 76_616_651, 30) + requant(1_713_444_047, 1, 30 - f);
+    let p = requant(square, GELU_CUBIC, 30) + requant(GELU_LINEAR, 1, 30 - f);
     requant(x, sigmoid(requant(y, p, f), fraction_bits) as i32, 15)
 }
 

@@ -303,8 +303,8 @@ impl Reader<'_> {
             _ => return Err(Problem::Manifest(format!("model.vectors.{name}: ends in neither .gain nor .freq64"))),
         };
         let bytes = plane.bytes();
-        let fits = length.checked_mul(size).is_some_and(|used| used.next_multiple_of(64) == bytes.len());
-        if !fits {
+        let padded = length.checked_mul(size).and_then(|used| used.checked_next_multiple_of(64));
+        if padded != Some(bytes.len()) {
             let found = bytes.len();
             return Err(Problem::Planes(format!("{name}: {found} bytes are not {length} values padded to 64")));
         }

@@ -8,7 +8,7 @@ use crate::fixed::{self, amax, bit_length, dynquant_factor, dynscale, rsqrt};
 use crate::formats::{GROUP, TILE};
 use crate::kernels::RowConstants;
 use crate::matrix::Activation;
-use crate::ops::gated::Gate;
+use crate::ops::gated::{GELU_CUBIC, GELU_LINEAR, Gate};
 use crate::ops::rms_norm::RmsNorm;
 use core::arch::x86_64::*;
 
@@ -81,11 +81,11 @@ pub(super) fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>
 /// Writes 16 lanes as bytes; returns their sum.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn narrow(v: __m512i, codes: &mut [i8]) -> i32 {
+fn narrow(v: __m512i, codes: &mut [i8]) -> i16 {
     let codes = &mut codes[..LANES];
     // SAFETY: 16 bytes are writable.
     unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)) };
-    _mm512_reduce_add_epi32(v)
+    _mm512_reduce_add_epi32(v) as i16
 }
 
 /// The rms_norm slot.
@@ -126,10 +126,6 @@ pub(super) fn gated_activation(kind: Gate, gate: &mut [i32], up: &[i32], fractio
         store(requant(activated, load(up), f), gate);
     }
 }
-
-/// The constants of 3.4: 2 · sqrt(2 / π) in Q30, and that times 0.044715.
-const GELU_LINEAR: i32 = 1_713_444_047;
-const GELU_CUBIC: i32 = 76_616_651;
 
 /// GELU in its tanh form.
 #[inline]

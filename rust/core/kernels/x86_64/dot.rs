@@ -8,13 +8,14 @@ use super::codes::{self, Codes};
 use super::lanes::Lanes;
 use super::scales::{B8, GroupScale, Part, R, Scales, Z8, zero_level};
 use super::tile::{Tile, Tokens};
-use crate::activations::{Activations, RUN, TokenCodes};
+use crate::activations::{Activations, RUN};
 use crate::formats::{GROUP, PayloadKind, ScaleMode, TILE};
 use crate::kernels::Sums;
 use crate::matrix::{Activation, Matrix};
 use core::ops::Range;
+use core::ptr::null;
 
-/// Groups whose block sums are packed at a time, and whose products fit an i32 accumulator in A8 and A16.
+/// Groups whose products fit an i32 accumulator in A8 and A16.
 pub(super) const SECTION: usize = 512 / GROUP;
 
 /// An activation mode.
@@ -48,24 +49,6 @@ impl Input for A16 {
     const PLANES: usize = 2;
     const SCALED: bool = false;
     const CHUNK: usize = SECTION;
-}
-
-/// Sums of 16 columns as i16, for the groups of one section: per plane.
-type SectionSums = [[i16; 2 * SECTION]; 2];
-
-/// Sums of 16 columns of groups `section..end` of a token. They fit i16: 16 · 128 = 2^11.
-#[inline(always)]
-fn pack_sums<I: Input>(token: &TokenCodes<'_>, section: usize, end: usize, packed: &mut SectionSums) {
-    // Padding rounds the groups up to an even number.
-    let len = (end - section).next_multiple_of(2) * (GROUP / RUN);
-    for (plane, packed) in packed[..I::PLANES].iter_mut().enumerate() {
-        let start = plane * token.sums.len() / I::PLANES + section * (GROUP / RUN);
-        for (packed, sums) in packed.chunks_exact_mut(4).zip(token.sums[start..][..len].chunks_exact(4)) {
-            for (packed, &sum) in packed.iter_mut().zip(sums) {
-                *packed = sum as i16;
-            }
-        }
-    }
 }
 
 /// A sum of i32 terms that may leave i32, in two parts: `low` wraps, `high` counts 2^16.
@@ -168,39 +151,27 @@ impl<V: Copy, const T: usize> Totals<V, T> {
     }
 }
 
-/// Where the codes and scales of up to `T` tokens are, and the sums of one section.
+/// Where the codes, scales and sums of up to `T` tokens are.
 struct Inputs<const T: usize> {
     count: usize,
     padded: usize,
     codes: [*const i8; T],
     scales: [*const i32; T],
-    section: usize,
-    sums: [SectionSums; T],
+    sums: [*const i16; T],
 }
 
 impl<const T: usize> Inputs<T> {
     #[inline(always)]
     fn new(tokens: &Tokens<'_>, count: usize) -> Self {
         assert!(count <= T);
-        let (mut codes, mut scales) = ([core::ptr::null(); T], [core::ptr::null(); T]);
+        let (mut codes, mut scales, mut sums) = ([null(); T], [null(); T], [null(); T]);
         let mut j = 0;
         while j < count {
             let token = tokens.get(j);
-            (codes[j], scales[j]) = (token.planes.as_ptr(), token.scales.as_ptr());
+            (codes[j], scales[j], sums[j]) = (token.planes.as_ptr(), token.scales.as_ptr(), token.sums.as_ptr());
             j += 1;
         }
-        let sums = [[[0; 2 * SECTION]; 2]; T];
-        Self { count, padded: tokens.padded(), codes, scales, section: 0, sums }
-    }
-
-    #[inline(always)]
-    fn enter_section<I: Input>(&mut self, tokens: &Tokens<'_>, section: usize, end: usize) {
-        self.section = section;
-        let mut j = 0;
-        while j < self.count {
-            pack_sums::<I>(&tokens.get(j), section, end, &mut self.sums[j]);
-            j += 1;
-        }
+        Self { count, padded: tokens.padded(), codes, scales, sums }
     }
 }
 
@@ -212,7 +183,7 @@ impl<const T: usize> Inputs<T> {
 pub(super) unsafe fn tile_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
     tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
 ) {
-    let mut x = Inputs::<T>::new(tokens, if T == 1 { 1 } else { out.len() });
+    let x = Inputs::<T>::new(tokens, if T == 1 { 1 } else { out.len() });
     // SAFETY: the caller's promise; groups are below `tile.groups`.
     unsafe {
         let table = L::table(&tile.table_bytes(L::SIGNED));
@@ -222,14 +193,10 @@ pub(super) unsafe fn tile_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: 
             let mut totals = Totals::<L::Line, T>::zero::<L>();
             let mut group = 0;
             while group < tile.groups {
-                let section_end = tile.groups.min(group + SECTION);
-                x.enter_section::<I>(tokens, group, section_end);
-                while group < section_end {
-                    let end = section_end.min(group + I::CHUNK);
-                    let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, table, &x);
-                    totals.add::<L, I>(x.count, &chunk);
-                    group = end;
-                }
+                let end = tile.groups.min(group + I::CHUNK);
+                let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, table, &x);
+                totals.add::<L, I>(x.count, &chunk);
+                group = end;
             }
             totals.store::<L, I>(row, out);
             row += L::ROWS;
@@ -260,8 +227,8 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
                 let mut plane = 0;
                 while plane < I::PLANES {
                     let q = x.codes[j].add(plane * x.padded + group * GROUP);
-                    let sum = x.sums[j][plane].as_ptr().cast::<i32>().add(group - x.section);
-                    let sum = L::splat(sum.read_unaligned());
+                    let sums = x.sums[j].add((plane * x.padded + group * GROUP) / RUN);
+                    let sum = L::splat(sums.cast::<i32>().read_unaligned());
                     let a = acc[j][plane];
                     acc[j][plane] = if I::SCALED {
                         let v = add_group::<L, P, S>(L::zero(), &codes, &scale, sum, q);
