@@ -40,6 +40,8 @@ test-full: export INTACT_TEST_FULL := 1
 test-full: $(NATIVE) lint ## the same with the slow tests
 	cargo test --workspace --locked -- --include-ignored
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
+	$(BIN)/python -m tests.oracle --check
+	$(BIN)/python -m tests.faults.planted
 	cargo rustc -p intact --lib --release --crate-type dylib --locked --target-dir target/dylib
 	$(BIN)/python tests/lint/no_float.py target/dylib/release/libintact.so
 
@@ -67,8 +69,7 @@ lint-machine-code: $(NATIVE)
 	$(BIN)/python tests/lint/no_float.py --self-test
 	$(BIN)/python tests/lint/no_float.py $(NATIVE)
 
-bench: $(DEMO_MODEL)/intact.json ## kernels, then the demo model end to end
-	cargo bench --workspace --benches --locked
+bench: $(DEMO_MODEL)/intact.json ## tokens per second of the demo model
 	$(BIN)/intact bench $(DEMO_MODEL)
 
 coverage: $(NATIVE) ## reports in build/coverage (the Rust half needs cargo-llvm-cov)

@@ -27,6 +27,7 @@ __all__ = [
     "linear",
     "logprobs",
     "philox",
+    "release_free_memory",
     "relu2",
     "requant",
     "residual_add",

@@ -102,4 +102,7 @@ class Continuation:
         }
 
     def _decode(self, token: int) -> str | None:
-        return self._tokenizer.decode([token], skip_special_tokens=False) if self._tokenizer else None
+        if self._tokenizer is None:
+            return None
+        # Not as a text of its own, whose leading space some tokenizers leave out.
+        return self._tokenizer._token_bytes(token, skip_special_tokens=False).decode("utf-8", "replace")

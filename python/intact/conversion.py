@@ -37,7 +37,7 @@ def quantize(
             float source becomes U8b8.
         head_type: Format of embedding and output head; by default as for `type`.
         threads: CPU threads, 1…1024; by default all that this process may use.
-        overwrite: Replace a directory that exists.
+        overwrite: Replace a model directory that exists; anything else stays.
         progress: Show a progress bar on stderr.
 
     Returns:
@@ -49,8 +49,11 @@ def quantize(
         RequestError: A setting is out of its range.
     """
     path, target = os.fspath(source), os.fspath(destination)
-    if not overwrite and os.path.lexists(target):
-        raise ModelError(f"{target}: already exists; choose another directory or allow overwriting")
+    if os.path.lexists(target):
+        if not overwrite:
+            raise ModelError(f"{target}: already exists; choose another directory or allow overwriting")
+        if not (Path(target) / "intact.json").is_file():
+            raise ModelError(f"{target}: is no model directory, so it is not overwritten; choose another directory")
     # Before the weights, which take long.
     files = _companion_files(Source(path), profile)
     with progress_bar("converting", "tensor", progress) as report:

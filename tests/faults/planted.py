@@ -37,7 +37,7 @@ class Fault(NamedTuple):
 
 FAULTS = (
     Fault(
-        "kernel: AVX-512 takes two columns of a dot product in the wrong order",
+        "kernel: AVX-512 adds with saturation",
         "rust/core/kernels/x86_64/avx512vnni.rs",
         "_mm512_dpbusd_epi32(",
         "_mm512_dpbusds_epi32(",
@@ -56,6 +56,13 @@ FAULTS = (
         "(sat(rshr(a * c - b * s, 30)), sat(rshr(a * s + b * c, 30)))",
         "(sat(rshr(a * c + b * s, 30)), sat(rshr(b * c - a * s, 30)))",
         ("-p", "intact", "--test", "check_vectors"),
+    ),
+    Fault(
+        "converter: transcribed scales are rounded down",
+        "rust/quantize/encode/transcribe.rs",
+        "row.scales.push(round(scale / unit) as i32);",
+        "row.scales.push((scale / unit) as i32);",
+        ("-p", "intact", "-p", "intact-quantize"),
     ),
     Fault(
         "sampler: the threshold is inclusive",
@@ -104,7 +111,7 @@ def run(fault: Fault, copy: Path, environment: dict[str, str]) -> str:
     if result.returncode and "test result: FAILED" not in output:
         raise SystemExit(f"{fault.what}: the suite did not run\n{output[-2000:]}")
     failed = [line.split()[1] for line in output.splitlines() if line.startswith("test ") and line.endswith("FAILED")]
-    return ", ".join([fault.tests[-1], *failed]) if result.returncode else ""
+    return ", ".join(failed) if result.returncode else ""
 
 
 if __name__ == "__main__":

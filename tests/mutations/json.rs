@@ -21,6 +21,13 @@ pub(crate) fn text(value: &Value) -> String {
     text.replace(&format!("{TWICE}\""), "\"").replace(&format!("\"{DEEP}\""), &"[".repeat(DEPTH))
 }
 
+/// Sets a key of an object; what is no object, since another mutation has replaced it, stays as it is.
+pub(crate) fn set(object: Option<&mut Value>, key: &str, value: Value) {
+    if let Some(Value::Object(map)) = object {
+        map.insert(key.to_owned(), value);
+    }
+}
+
 /// Changes one node of `root`, which a random walk from the root finds, and says what it did.
 pub(crate) fn mutate(root: &mut Value, limits: &Limits, random: &mut Random) -> String {
     let (pointer, key) = walk(root, random);
@@ -102,8 +109,9 @@ pub(crate) fn integer(value: i128) -> Value {
 }
 
 fn array(items: &mut Vec<Value>, other: Value, random: &mut Random) -> String {
-    /// Enough for work that grows with the square of the length to be noticed.
+    /// Enough for work that grows with the square of the length to be noticed, and the most bytes of text for it.
     const MANY: usize = 30_000;
+    const MOST: usize = 8 << 20;
     if items.is_empty() {
         items.push(other);
         return "an item in the empty list".into();
@@ -119,7 +127,8 @@ fn array(items: &mut Vec<Value>, other: Value, random: &mut Random) -> String {
         5 => items[a..].reverse(),
         _ => {
             let all = items.clone();
-            items.extend(all.into_iter().cycle().take(MANY));
+            let size = 1 + all.iter().map(|item| item.to_string().len()).sum::<usize>() / all.len();
+            items.extend(all.into_iter().cycle().take(MANY.min(MOST / size)));
         }
     }
     format!("items {a} and {b} changed, {} now", items.len())

@@ -94,8 +94,7 @@ fn field(manifest: &mut Value, random: &mut Random) -> String {
     if !random.one_in(2) {
         return whole(manifest, random);
     }
-    let model = &mut manifest["model"];
-    let Some(matrices) = model["matrices"].as_object_mut() else { return whole(manifest, random) };
+    let Some(Value::Object(matrices)) = manifest.pointer_mut("/model/matrices") else { return whole(manifest, random) };
     let names: Vec<String> = matrices.keys().cloned().collect();
     if names.is_empty() {
         return whole(manifest, random);
@@ -114,25 +113,24 @@ fn field(manifest: &mut Value, random: &mut Random) -> String {
         }
         1 => {
             let (name, format) = (random.pick(&names), *random.pick(&FORMATS));
-            matrices[name]["format"] = json!(format);
+            json::set(matrices.get_mut(name), "format", json!(format));
             format!("{name} in format {format}")
         }
         2 => {
             let name = random.pick(&names);
             let table: Vec<i64> = (0..16).map(|_| random.between(-128, 127)).collect();
-            matrices[name]["table"] = json!(table);
+            json::set(matrices.get_mut(name), "table", json!(table));
             format!("{name} has table {table:?}")
         }
         3 => {
             let preshift = random.between(0, 48);
-            matrices.values_mut().for_each(|matrix| matrix["preshift"] = json!(preshift));
+            matrices.values_mut().for_each(|matrix| json::set(Some(matrix), "preshift", json!(preshift)));
             format!("every preshift {preshift}")
         }
         _ => {
-            let (_, low, high) = *random.pick(&MODEL[..3]);
-            let key = MODEL.iter().find(|limit| limit.1 == low && limit.2 == high).map_or("", |limit| limit.0);
+            let (key, low, high) = *random.pick(&MODEL[..3]);
             let value = random.between(low - 1, high + 1);
-            model[key] = json!(value);
+            json::set(manifest.get_mut("model"), key, json!(value));
             format!("{key} is {value}")
         }
     }

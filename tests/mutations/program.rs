@@ -153,7 +153,7 @@ fn operations(program: &mut Value, random: &mut Random) -> String {
         return format!("no operations in {from}");
     }
     let at = random.below(count);
-    let Some(ops) = program[from].as_array_mut() else { return String::new() };
+    let Some(Value::Array(ops)) = program.get_mut(from) else { return String::new() };
     match random.below(6) {
         0 => {
             let op = ops.remove(at);
@@ -171,7 +171,7 @@ fn operations(program: &mut Value, random: &mut Random) -> String {
         3 => {
             let op = ops.remove(at);
             let name = op["op"].clone();
-            let Some(ops) = program[to].as_array_mut() else { return String::new() };
+            let Some(Value::Array(ops)) = program.get_mut(to) else { return format!("{from}[{at}] {name} lost") };
             let place = random.below(ops.len() + 1);
             ops.insert(place, op);
             format!("{from}[{at}] {name} moved to {to}[{place}]")
@@ -207,7 +207,7 @@ fn crowd(program: &mut Value, random: &mut Random) -> String {
     const MANY: usize = 25_000;
     let list = *random.pick(&["body", "head"]);
     let names: Vec<String> = slot_places(program).into_iter().map(|(_, name)| name).collect();
-    let Some(ops) = program[list].as_array_mut().filter(|_| !names.is_empty()) else { return String::new() };
+    let Some(Value::Array(ops)) = program.get_mut(list).filter(|_| !names.is_empty()) else { return String::new() };
     if random.one_in(2) {
         let slot = random.pick(&names).as_str();
         let one =
@@ -217,9 +217,9 @@ fn crowd(program: &mut Value, random: &mut Random) -> String {
     }
     for op in ops.iter_mut().filter(|op| op["op"] == "linear") {
         let matrix = op["matrices"][0].clone();
-        op["matrices"] = json!(vec![matrix; MANY]);
+        json::set(Some(op), "matrices", json!(vec![matrix; MANY]));
         // The last slot is the first again: all are looked at, and the model is refused before it runs for long.
-        op["out"] = (0..MANY - 1).chain([0]).map(|i| json!(format!("s{i}"))).collect();
+        json::set(Some(op), "out", (0..MANY - 1).chain([0]).map(|i| json!(format!("s{i}"))).collect());
     }
     format!("{MANY} outputs of every linear in {list}")
 }

@@ -65,15 +65,17 @@ impl Safetensors {
         let (first, second) = (self.header[a].clone(), self.header[b].clone());
         match random.below(4) {
             0 => {
-                self.header[a]["dtype"] = json!(random.pick(&TYPES));
-                format!("{a} has type {}", self.header[a]["dtype"])
+                let dtype = *random.pick(&TYPES);
+                json::set(self.header.get_mut(a), "dtype", json!(dtype));
+                format!("{a} has type {dtype}")
             }
             1 => {
-                (self.header[a], self.header[b]) = (second, first);
+                json::set(Some(&mut self.header), a, second);
+                json::set(Some(&mut self.header), b, first);
                 format!("{a} and {b} swapped")
             }
             2 => {
-                self.header[a]["data_offsets"] = second["data_offsets"].clone();
+                json::set(self.header.get_mut(a), "data_offsets", second["data_offsets"].clone());
                 format!("{a} lies on {b}")
             }
             _ => {
@@ -85,8 +87,10 @@ impl Safetensors {
                     json!([1_u64 << 32, 1_u64 << 32]),
                     second["shape"].clone(),
                 ];
-                self.header[a]["shape"] = random.pick(&shapes).clone();
-                format!("{a} has shape {}", self.header[a]["shape"])
+                let shape = random.pick(&shapes).clone();
+                let what = format!("{a} has shape {shape}");
+                json::set(self.header.get_mut(a), "shape", shape);
+                what
             }
         }
     }

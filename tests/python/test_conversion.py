@@ -43,12 +43,12 @@ def test_gguf_speaks_the_same(gguf: Path, tmp_path: Path) -> None:
 def test_conversion_is_reproducible(checkpoint: Path, gguf: Path, tmp_path: Path) -> None:
     for source in (checkpoint, gguf):
         contents = []
-        for threads, parent in ((1, "a"), (3, "b")):
+        for threads, parent in ((1, "a"), (2, "b"), (7, "c")):
             target = tmp_path / source.name / parent / "model"
             target.parent.mkdir(parents=True)
             quantize(source, target, threads=threads, progress=False)
             contents.append({file.name: file.read_bytes() for file in target.iterdir()})
-        assert contents[0] == contents[1]
+        assert contents[0] == contents[1] == contents[2]
         assert {"config.json", "intact.json", "model.safetensors", "tokenizer.json"} <= set(contents[0])
 
 
@@ -80,6 +80,17 @@ def test_overwrite(checkpoint: Path, tmp_path: Path) -> None:
     second = quantize(checkpoint, target, profile="fast", overwrite=True, progress=False)
     assert LLM(target).digest == second["digest"] != first["digest"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_overwrite_spares_what_is_no_model(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("…", "utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for target in (tmp_path / "letters", tmp_path / "letters" / "dear.txt", tmp_path / "link", checkpoint):
+        with pytest.raises(ModelError, match=f"{target.name}: is no model directory"):
+            quantize(checkpoint, target, overwrite=True, progress=False)
+    assert (tmp_path / "letters" / "dear.txt").read_text("utf-8") == "…"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["letters", "link"]
 
 
 def test_stopped_conversion_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

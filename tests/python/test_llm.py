@@ -140,6 +140,16 @@ def test_text_prompts(llm: LLM) -> None:
     assert llm.generate([], TOKENS) == []
 
 
+def test_array_prompts(llm: LLM) -> None:
+    expected = llm.generate([[7, 3], [5, 9]], TOKENS)
+    for dtype in (np.uint8, np.int32, np.int64):
+        array = np.array([[7, 3], [5, 9]], dtype)
+        assert llm.generate(array, TOKENS) == expected  # type: ignore[arg-type]
+        assert llm.generate(list(array), TOKENS) == expected
+        assert llm.generate(array[0], TOKENS) == expected[:1]  # type: ignore[arg-type]
+        assert [chunk.token_ids[0] for chunk in llm.stream(array[1], TOKENS)] == expected[1].outputs[0].token_ids  # type: ignore[arg-type]
+
+
 def test_chat(llm: LLM) -> None:
     messages = [{"role": "user", "content": "hi"}]
     [output] = llm.chat(messages, TOKENS)
@@ -268,3 +278,11 @@ def test_properties(llm: LLM, model: Path) -> None:
     assert llm.fraction_bits == manifest["model"]["fraction_bits"]
     assert llm.contract_version == manifest["model"]["contract"] == intact.CONTRACT_VERSION
     assert (llm.vocabulary_size, llm.context, llm.threads) == (300, 256, 1)
+
+
+def test_example_of_the_readme(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    code = readme.split("```python\n")[1].split("```")[0]
+    assert '"smollm2"' in code
+    exec(code.replace('"smollm2"', repr(str(model))), {})
+    assert LLM(model).digest in capsys.readouterr().out

@@ -69,7 +69,12 @@ def test_mask_from_the_environment(model: Path, monkeypatch: pytest.MonkeyPatch)
         ([[1, True]], r"prompt\[1\]: True"),
         ([[1.5]], r"prompt\[0\]: 1.5"),
         ([[1] * 257], "257 tokens do not fit the context of 256"),
+        ([[[1]]], r"prompt\[0\]: \[1\]"),
+        ([1, [2]], r"prompt\[1\]: \[2\]"),
+        (["text", 1], "prompt: 1 is not a list"),
         (5, "prompts: 5 is not a list"),
+        (b"text", "prompts: b'text' is not a list"),
+        ({1: 2}, "prompts: {1: 2} is not a list"),
         ([None], "prompt: None is not a list"),
     ],
 )
@@ -89,6 +94,10 @@ def test_wrong_prompts(llm: LLM, prompts: Any, message: str) -> None:
 def test_wrong_number_of_settings(llm: LLM) -> None:
     with pytest.raises(RequestError, match="params: 2 settings for 1 prompts"):
         llm.generate([[1]], [TOKENS, TOKENS])
+    with pytest.raises(RequestError, match=r"params\[1\]: None is not a SamplingParams"):
+        llm.generate([[1], [2]], [TOKENS, None])  # type: ignore[list-item]
+    with pytest.raises(RequestError, match=r"params\[0\]: 't' is not a SamplingParams"):
+        next(llm.stream([1], "text"))  # type: ignore[arg-type]
 
 
 def test_small_cache(model: Path) -> None:

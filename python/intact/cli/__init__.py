@@ -49,10 +49,10 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 something differs, 2 wrong usage or input, 130 interrupted."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    for stream, newline in ((sys.stdin, None), (sys.stdout, "\n"), (sys.stderr, None)):
         if isinstance(stream, io.TextIOWrapper):
-            # The same bytes whatever the system's encoding.
-            stream.reconfigure(encoding="utf-8", errors="replace", newline="\n")
+            # The same bytes whatever the system's encoding and ends of lines.
+            stream.reconfigure(encoding="utf-8", errors="replace", newline=newline)
     try:
         status = typer.main.get_command(app).main(args=arguments, prog_name="intact", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

@@ -6,10 +6,10 @@ use super::lanes::Lanes;
 use super::scales::Scales;
 use super::tile::{Tile, Tokens};
 use super::wide;
-use crate::activations::Activations;
+use crate::activations::{self, Activations, TokenCodesMut};
 use crate::formats::TILE;
 use crate::kernels::{KernelSet, Kernels, RowConstants, Sums, reference};
-use crate::matrix::Matrix;
+use crate::matrix::{Activation, Matrix};
 use crate::ops::attention::{self, Query, Run, Scoring, Scratch};
 use crate::ops::gated::{self, Gate};
 use crate::ops::rms_norm::{self, RmsNorm};
@@ -26,6 +26,10 @@ pub(in crate::kernels) const SET: KernelSet = KernelSet {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { finish(sums, d, t, rows, out) }
         },
+        quantize: |x, activation, out| {
+            // SAFETY: a set is reached only where `available` holds.
+            unsafe { quantize(x, activation, out) }
+        },
         rms_norm: |x, gain, norm, fraction_bits| {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { rms_norm(x, gain, norm, fraction_bits) }
@@ -38,7 +42,6 @@ pub(in crate::kernels) const SET: KernelSet = KernelSet {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { attention(query, runs, scoring, fraction_bits, scratch, out) }
         },
-        ..reference::KERNELS
     },
     available: || is_x86_feature_detected!("avx2"),
     needs: "AVX2",
@@ -278,6 +281,11 @@ unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Toke
 #[target_feature(enable = "avx2")]
 fn finish(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]) {
     reference::finish(sums, d, t, rows, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>) {
+    activations::quantize(x, activation, out);
 }
 
 #[target_feature(enable = "avx2")]
