@@ -10,6 +10,7 @@ use intact_core::kernels::Kernels;
 use intact_core::ops::sample::{LogProbs, draw, greedy, random_word};
 use intact_core::ops::softcap::softcap;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How to run; nothing here changes a bit of any result.
@@ -44,10 +45,19 @@ pub struct Engine {
     model: Arc<Certified>,
     executor: Cpu,
     scheduler: Scheduler,
-    requests: BTreeMap<RequestId, Request>,
+    requests: BTreeMap<RequestId, Running>,
     next: RequestId,
     options: Options,
     logits: Vec<i32>,
+}
+
+/// A request of which a continuation is not finished.
+struct Running {
+    request: Request,
+    /// The scheduler's keys of its continuations, in order of stream.
+    keys: Range<u64>,
+    /// Continuations that are not finished.
+    open: u32,
 }
 
 impl Engine {
@@ -87,14 +97,34 @@ impl Engine {
         }
         let id = self.next;
         self.next += 1;
-        self.scheduler.add(id, &request);
-        self.requests.insert(id, request);
+        let keys = self.scheduler.add(id, &request);
+        let open = request.n;
+        self.requests.insert(id, Running { request, keys, open });
         Ok(id)
     }
 
     /// Ends a request, or one of its continuations, without a further event.
     pub fn cancel(&mut self, id: RequestId, stream: Option<u32>) {
-        self.scheduler.cancel(id, stream);
+        let Some(running) = self.requests.get(&id) else { return };
+        let keys = match stream {
+            None => running.keys.clone(),
+            Some(stream) => {
+                let key = running.keys.start + u64::from(stream);
+                key..(key + 1).min(running.keys.end)
+            }
+        };
+        keys.for_each(|key| self.close(id, key));
+    }
+
+    /// Ends a continuation, and with the last one its request.
+    fn close(&mut self, id: RequestId, key: u64) {
+        let Some(running) = self.requests.get_mut(&id) else { return };
+        if self.scheduler.remove(key) {
+            running.open -= 1;
+            if running.open == 0 {
+                self.requests.remove(&id);
+            }
+        }
     }
 
     /// Whether nothing is left to do.
@@ -127,14 +157,13 @@ impl Engine {
             }
         }
         self.logits = logits;
-        self.forget_finished();
         Ok(events)
     }
 
     /// Chooses the next token of a sequence, and ends the sequence where it is complete.
     fn extend(&mut self, key: u64, logits: &mut [i32]) -> Option<Event> {
         let sequence = self.scheduler.get_mut(key)?;
-        let request = self.requests.get(&sequence.request)?;
+        let request = &self.requests.get(&sequence.request)?.request;
         let step = sequence.generated() as u32;
         let (token, logprob, top) = choose(logits, &self.model, request, sequence.stream, step);
         sequence.tokens.push(token);
@@ -147,14 +176,9 @@ impl Engine {
         };
         let event = Event { request: sequence.request, stream: sequence.stream, token, logprob, top, finish };
         if finish.is_some() {
-            self.scheduler.remove(key);
+            self.close(event.request, key);
         }
         Some(event)
-    }
-
-    fn forget_finished(&mut self) {
-        let scheduler = &self.scheduler;
-        self.requests.retain(|&id, _| scheduler.has(id));
     }
 
     fn reserve(&mut self) -> Result<(), RequestError> {

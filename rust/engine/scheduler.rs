@@ -5,6 +5,7 @@
 use crate::request::{Request, RequestId};
 use intact_core::cpu::Token;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A continuation on its way.
 pub(crate) struct Sequence {
@@ -105,7 +106,9 @@ pub(crate) struct Plan {
 }
 
 impl Scheduler {
-    pub(crate) fn add(&mut self, id: RequestId, request: &Request) {
+    /// Queues the continuations of a request under consecutive keys; returns them.
+    pub(crate) fn add(&mut self, id: RequestId, request: &Request) -> Range<u64> {
+        let first = self.next;
         for stream in 0..request.n {
             let tokens = request.prompt.clone();
             let prompt = tokens.len();
@@ -113,14 +116,11 @@ impl Scheduler {
             self.sequences.insert(self.next, sequence);
             self.next += 1;
         }
+        first..self.next
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.sequences.is_empty()
-    }
-
-    pub(crate) fn has(&self, id: RequestId) -> bool {
-        self.sequences.values().any(|sequence| sequence.request == id)
     }
 
     pub(crate) fn get_mut(&mut self, key: u64) -> Option<&mut Sequence> {
@@ -131,17 +131,11 @@ impl Scheduler {
         self.sequences.get(&key).map_or(&[], |sequence| &sequence.pages)
     }
 
-    pub(crate) fn remove(&mut self, key: u64) {
-        if let Some(mut sequence) = self.sequences.remove(&key) {
-            sequence.release(&mut self.pages);
-        }
-    }
-
-    /// Ends continuations of a request: one stream, or all.
-    pub(crate) fn cancel(&mut self, id: RequestId, stream: Option<u32>) {
-        let ended = |s: &Sequence| s.request == id && stream.is_none_or(|stream| stream == s.stream);
-        let keys: Vec<u64> = self.sequences.iter().filter(|(_, s)| ended(s)).map(|(&key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.remove(key));
+    /// Ends a sequence; false where it had ended before.
+    pub(crate) fn remove(&mut self, key: u64) -> bool {
+        let Some(mut sequence) = self.sequences.remove(&key) else { return false };
+        sequence.release(&mut self.pages);
+        true
     }
 
     /// Forgets the cached part of the youngest sequence after `key`; it is computed again later.

@@ -115,7 +115,8 @@ fn slots(program: &mut Value, random: &mut Random) -> String {
         return "no slots".into();
     }
     let (place, from) = random.pick(&places).clone();
-    let to = if random.one_in(8) { random.text(&from) } else { random.pick(&places).1.clone() };
+    // A long name in many places would be a file out of all proportion.
+    let to = if random.one_in(8) && places.len() < 1_000 { random.text(&from) } else { random.pick(&places).1.clone() };
     let mut set = |place: &str, name: &str| {
         if let Some(node) = program.pointer_mut(place) {
             *node = json!(name);
@@ -206,7 +207,9 @@ fn operation(names: &[String], random: &mut Random) -> Value {
 fn crowd(program: &mut Value, random: &mut Random) -> String {
     const MANY: usize = 25_000;
     let list = *random.pick(&["body", "head"]);
-    let names: Vec<String> = slot_places(program).into_iter().map(|(_, name)| name).collect();
+    // As above, no long names in many places.
+    let names: Vec<String> =
+        slot_places(program).into_iter().map(|(_, name)| name).filter(|name| name.len() < 20).collect();
     let Some(Value::Array(ops)) = program.get_mut(list).filter(|_| !names.is_empty()) else { return String::new() };
     if random.one_in(2) {
         let slot = random.pick(&names).as_str();

@@ -83,7 +83,7 @@ impl Random {
         match self.below(7) {
             0 => String::new(),
             1 => "x".repeat(201),
-            2 => "\u{1b}[31m\u{202e}é".repeat(2_000),
+            2 => "\u{1b}[31m\u{202e}é".repeat(300),
             3 => format!("{original}\0"),
             4 => format!("../{original}"),
             5 => original.chars().rev().collect(),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,6 +76,10 @@ def test_every_option_is_documented(command: str) -> None:
     shared = {"--json", "--threads", "--cpu", "--profile", "--help"}
     assert names - shared <= {name for name in names if f"`{name}" in section(command)}
     assert shared - {"--help"} <= {name for name in shared if f"`{name}" in DOCUMENT}
+    for parameter in COMMANDS[command].params:
+        if isinstance(parameter.default, int) and parameter.default > 1:
+            stated = rf"`{parameter.opts[0]}`[^\n]*by default {parameter.default}\b"
+            assert re.search(stated, section(command)), parameter.opts[0]
 
 
 def test_help(intact: Run) -> None:

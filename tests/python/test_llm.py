@@ -55,6 +55,7 @@ def per_prompt() -> list[SamplingParams]:
         {"chunk": 64, "page": 16, "threads": 3},
         {"kv_tokens": 128, "page": 16},
         {"max_sequences": 2},
+        {"threads": 7},
         {"cpu": "reference", "threads": 2},
     ],
     ids=str,
@@ -64,6 +65,14 @@ def test_batch_equals_alone(model: Path, alone: list[CompletionOutput], options:
     assert [output.outputs[0] for output in outputs] == alone
     assert [output.prompt_token_ids for output in outputs] == PROMPTS
     assert alone[1] == alone[4]
+
+
+@pytest.mark.parametrize("count", [2, 5, 16])
+def test_ragged_batches(llm: LLM, count: int) -> None:
+    prompts = [[(13 * i + j) % 300 for j in range(1 + 17 * i % 50)] for i in range(count)]
+    params = [SamplingParams(max_tokens=1 + 5 * i % 12, seed=i, ignore_eos=True) for i in range(count)]
+    alone = [llm.generate(prompt, setting)[0] for prompt, setting in zip(prompts, params, strict=True)]
+    assert llm.generate(prompts, params) == alone
 
 
 @pytest.mark.parametrize("entry", intact._native.kernels(), ids=lambda entry: entry["name"])

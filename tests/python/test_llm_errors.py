@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,48 @@ def test_no_model(tmp_path: Path) -> None:
     (tmp_path / "intact.json").write_text("{}")
     with pytest.raises(ModelError, match=r"intact\.json"):
         LLM(tmp_path)
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def other_digit(content: bytes) -> bytes:
+    """Changes the model digest, of which the text is `"digest": "…"`."""
+    at = content.index(b'"digest"') + 12
+    return content[:at] + (b"0" if content[at : at + 1] != b"0" else b"1") + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "error"),
+    [
+        ("intact.json", cut, ModelError),
+        ("intact.json", lambda _: b"", ModelError),
+        ("intact.json", lambda content: content.replace(b'"A16"', b'"A17"', 1), ModelError),
+        ("intact.json", other_digit, ModelError),
+        ("model.safetensors", cut, ModelError),
+        ("model.safetensors", lambda _: b"", ModelError),
+        ("model.safetensors", lambda content: b"\xff" * 8 + content[8:], ModelError),
+        ("model.safetensors", None, ModelError),
+        ("tokenizer.json", cut, TokenizerError),
+        ("tokenizer_config.json", cut, TokenizerError),
+    ],
+)
+def test_damaged_directory(
+    model: Path, tmp_path: Path, file: str, damage: Callable[[bytes], bytes] | None, error: type[IntactError]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    content = (copy / file).read_bytes()
+    (copy / file).unlink()
+    if damage is not None:
+        assert damage(content) != content
+        (copy / file).write_bytes(damage(content))
+    with pytest.raises(error, match=file):
+        LLM(copy)
+
+
+def test_a_model_is_no_source(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="tiny"):
+        quantize(model, tmp_path / "again", progress=False)
+    assert list(tmp_path.iterdir()) == []
