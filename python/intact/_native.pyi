@@ -1,3 +1,5 @@
+import os
+
 """The native module: it converts values and works without the GIL. `LLM` and `intact.numerics` are its faces."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -59,12 +61,12 @@ class Model:
     """A model that passed every check of the contract."""
 
     @staticmethod
-    def open(path: str, threads: int | None = None) -> Model:
+    def open(path: str | os.PathLike[str], threads: int | None = None) -> Model:
         """Opens a model directory. Raises ModelError."""
 
     @staticmethod
     def convert(
-        source: str,
+        source: str | os.PathLike[str],
         *,
         profile: str = "default",
         body: str | None = None,
@@ -109,7 +111,11 @@ class Model:
         """Compares planes and small files with their recorded hashes; returns how many of each. Raises ModelError."""
 
     def save(
-        self, path: str, files: Mapping[str, bytes], provenance: Mapping[str, str], overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        files: Mapping[str, bytes],
+        provenance: Mapping[str, str],
+        overwrite: bool = False,
     ) -> None:
         """Writes the model as a directory, complete or not at all. Raises ModelError."""
 
@@ -117,7 +123,7 @@ class Model:
 class Source:
     """A GGUF file or Hugging Face directory, opened for reading. Every method may raise ModelError."""
 
-    def __new__(cls, path: str) -> Source: ...
+    def __new__(cls, path: str | os.PathLike[str]) -> Source: ...
     @property
     def kind(self) -> str:
         """What it is: "gguf" or "safetensors"."""

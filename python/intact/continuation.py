@@ -105,4 +105,4 @@ class Continuation:
         if self._tokenizer is None:
             return None
         # Not as a text of its own, whose leading space some tokenizers leave out.
-        return self._tokenizer._token_bytes(token, skip_special_tokens=False).decode("utf-8", "replace")
+        return self._tokenizer.token_bytes(token, skip_special_tokens=False).decode("utf-8", "replace")

@@ -129,7 +129,8 @@ class Tokenizer:
             )
         return self._chat.render(messages, add_generation_prompt, now=now, **extra)
 
-    def _token_bytes(self, id: int, skip_special_tokens: bool) -> bytes:
+    def token_bytes(self, id: int, skip_special_tokens: bool) -> bytes:
+        """The bytes that one token adds to a text; nothing for an unknown id. Raises TokenizerError."""
         if isinstance(id, bool) or not hasattr(id, "__index__") or id < 0:
             raise TokenizerError(f"token ids: expected integers from 0 on, not {id!r}")
         if skip_special_tokens and id in self._special_ids:
@@ -166,7 +167,7 @@ class TokenStream:
 
     def push(self, id: int) -> str:
         """The text that `id` completes: often one word, nothing within a character. Raises TokenizerError."""
-        return self._emit(self._utf8.decode(self._tokenizer._token_bytes(id, self._skip_special_tokens)))
+        return self._emit(self._utf8.decode(self._tokenizer.token_bytes(id, self._skip_special_tokens)))
 
     def flush(self) -> str:
         """Ends the text: an unfinished character becomes U+FFFD. The stream is then as new."""

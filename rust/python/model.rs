@@ -9,7 +9,7 @@ use intact_quantize::convert::{self, Options, Profile};
 use intact_quantize::import::Source;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model that passed every check of the contract.
 #[pyclass(frozen, module = "intact._native")]
@@ -37,16 +37,16 @@ impl Model {
     /// Opens a model directory.
     #[staticmethod]
     #[pyo3(signature = (path, threads = None))]
-    fn open(py: Python<'_>, path: &str, threads: Option<usize>) -> PyResult<Self> {
+    fn open(py: Python<'_>, path: PathBuf, threads: Option<usize>) -> PyResult<Self> {
         let threads = self::threads(threads)?;
-        py.detach(|| Loaded::open(Path::new(path), &Pool::new(threads))).map(Self).map_err(errors::model)
+        py.detach(|| Loaded::open(&path, &Pool::new(threads))).map(Self).map_err(errors::model)
     }
 
     /// Converts a source in memory. `progress(done, total, tensor)` may raise to stop.
     #[staticmethod]
     #[pyo3(signature = (source, *, profile = "default", body = None, head = None, threads = None, progress = None))]
     fn convert(
-        py: Python<'_>, source: &str, profile: &str, body: Option<&str>, head: Option<&str>, threads: Option<usize>,
+        py: Python<'_>, source: PathBuf, profile: &str, body: Option<&str>, head: Option<&str>, threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let threads = self::threads(threads)?;
@@ -58,7 +58,7 @@ impl Model {
             threads,
             ..Options::default()
         };
-        let path = Path::new(source);
+        let path = source.as_path();
         let mut raised = None;
         let mut report = |done: usize, total: usize, tensor: &str| {
             let Some(progress) = &progress else { return true };
@@ -127,14 +127,14 @@ impl Model {
     /// Writes the model as a directory, complete or not at all.
     #[pyo3(signature = (path, files, provenance, overwrite = false))]
     fn save(
-        &self, py: Python<'_>, path: &str, files: BTreeMap<String, Vec<u8>>, provenance: BTreeMap<String, String>,
+        &self, py: Python<'_>, path: PathBuf, files: BTreeMap<String, Vec<u8>>, provenance: BTreeMap<String, String>,
         overwrite: bool,
     ) -> PyResult<()> {
         let extras = Extras { files, provenance };
         let threads = self::threads(None)?;
         py.detach(|| {
             let model = self.0.certified.model_as_written();
-            model::write(Path::new(path), &model, &extras, overwrite, &Pool::new(threads))
+            model::write(&path, &model, &extras, overwrite, &Pool::new(threads))
         })
         .map(|_| ())
         .map_err(errors::model)

@@ -5,7 +5,7 @@ use intact_quantize::import::{self, Array, Meta, TokenizerFiles};
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use std::path::Path;
+use std::path::PathBuf;
 
 /// A GGUF file or Hugging Face directory, opened for reading.
 #[pyclass(frozen, module = "intact._native")]
@@ -14,8 +14,8 @@ pub(crate) struct Source(pub(crate) import::Source);
 #[pymethods]
 impl Source {
     #[new]
-    fn new(py: Python<'_>, path: &str) -> PyResult<Self> {
-        py.detach(|| import::Source::open(Path::new(path))).map(Self).map_err(errors::model)
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.detach(|| import::Source::open(&path)).map(Self).map_err(errors::model)
     }
 
     /// "gguf" or "safetensors".

@@ -94,6 +94,13 @@ fn field(manifest: &mut Value, random: &mut Random) -> String {
     if !random.one_in(2) {
         return whole(manifest, random);
     }
+    if random.one_in(6) {
+        // Sizes in bytes whose padding to 64 leaves 64 bits, and lengths beside the true one.
+        let length = *random.pick(&[(1 << 61) - 1, (1 << 63) - 1, u64::MAX, 1 << 61, 0, 63, 64, 65, 96]);
+        let vectors = manifest.pointer_mut("/model/vectors").and_then(Value::as_object_mut);
+        vectors.into_iter().flatten().for_each(|(_, vector)| json::set(Some(vector), "length", json!(length)));
+        return format!("every vector has {length} values");
+    }
     let Some(Value::Object(matrices)) = manifest.pointer_mut("/model/matrices") else { return whole(manifest, random) };
     let names: Vec<String> = matrices.keys().cloned().collect();
     if names.is_empty() {
