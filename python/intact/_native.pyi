@@ -1,7 +1,6 @@
-import os
-
 """The native module: it converts values and works without the GIL. `LLM` and `intact.numerics` are its faces."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict, final
