@@ -37,7 +37,7 @@ demo: $(DEMO_MODEL)/intact.json ## fetch a small model, convert it, ask it a que
 test: test-rust test-python lint ## Rust tests, Python tests, lint
 
 test-full: export INTACT_TEST_FULL := 1
-test-full: $(NATIVE) lint ## the same with the slow tests
+test-full: $(DEMO_MODEL)/intact.json lint ## the same with the slow tests
 	cargo test --workspace --locked -- --include-ignored
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
 	$(BIN)/python -m tests.oracle --check
