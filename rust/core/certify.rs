@@ -17,6 +17,8 @@ use core::fmt;
 
 /// Elements per token of all slots together: 1 GiB, which a program of many wide slots would exceed a thousandfold.
 const MAX_SLOTS: usize = 1 << 28;
+/// The most key elements per position over all caches, four times what the largest open models have.
+const MAX_CACHED: usize = 1 << 22;
 
 /// A bound that a model breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +131,7 @@ pub fn certify(mut model: Model, pool: &Pool) -> Result<Certified, Refusal> {
         }
         _ => None,
     };
-    let mut flow = Flow { model: &model, widths: vec![None; model.slots.len()], attentions: Vec::new() };
+    let mut flow = Flow { model: &model, widths: vec![None; model.slots.len()], attentions: Vec::new(), cached: 0 };
     for (i, op) in model.body.iter().enumerate() {
         flow.check(op, &format!("body[{i}] {}", op.name()), true)?;
     }
@@ -169,6 +171,8 @@ struct Flow<'a> {
     model: &'a Model,
     widths: Vec<Option<usize>>,
     attentions: Vec<Attention>,
+    /// Key elements per position of the caches so far.
+    cached: usize,
 }
 
 impl<'a> Flow<'a> {
@@ -332,6 +336,9 @@ impl<'a> Flow<'a> {
             self.name(a.out),
         )?;
         self.attentions.push(*a);
+        self.cached += k;
+        let rule = "all caches together hold at most 2^22 key elements per position";
+        require(self.cached <= MAX_CACHED, at, rule, self.cached)?;
         self.write(a.out, q, at)
     }
 }
