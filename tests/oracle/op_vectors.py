@@ -134,6 +134,11 @@ def sampling_cases(draw: Draw) -> Cases:
                 "rnd": draw.choice((0, 0xFFFFFFFF, draw.word(), draw.word())),
             }
             cases["sample"].append(case(sampling.sample, logits=logits, **settings))
+    # Two or four equal logits and a random number at exactly a half or a quarter: the sum must exceed it, not reach it.
+    for logits, rnd in (([7, 7], 1 << 31), ([7, 7], (1 << 31) - 1), ([7] * 4, 1 << 30), ([7] * 4, 3 << 30)):
+        for top_p in (32768, 65535, 65536):
+            settings = {"F": 12, "tau": 65536, "top_k": 0, "top_p": top_p, "min_p": 0, "rnd": rnd}
+            cases["sample"].append(case(sampling.sample, logits=logits, **settings))
     return cases
 
 
