@@ -76,8 +76,11 @@ coverage: $(NATIVE) ## reports in build/coverage (the Rust half needs cargo-llvm
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html:build/coverage/python
 	cargo llvm-cov --workspace --locked --html --output-dir build/coverage/rust
 
-vectors: $(NATIVE) ## regenerate tests/vectors from the Python oracle
+vectors: $(NATIVE) ## regenerate tests/vectors: the Python oracle, then what only the reference kernels compute
 	$(BIN)/python -m tests.oracle
+	mkdir -p build
+	cargo run --release --locked -p intact-conformance -- publish > build/reference.json
+	mv build/reference.json tests/vectors/reference.json
 
 wheel: $(BIN)/maturin ## an abi3 wheel in dist/
 	$(BIN)/maturin build --release --strip --out dist

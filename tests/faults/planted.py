@@ -6,6 +6,7 @@ Run from the root of the repository: `python -m tests.faults.planted`. Prints wh
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ class Fault(NamedTuple):
         path: The file.
         right: Text that stands there exactly once.
         wrong: What replaces it.
-        tests: Arguments of `cargo test`.
+        tests: Arguments of `cargo test`; none for the conformance suite, which names its cases.
     """
 
     what: str
@@ -48,14 +49,14 @@ FAULTS = (
         "rust/core/ops/rms_norm.rs",
         "let v = rshr(i64::from(x), t) as i32;",
         "let v = (x >> t) as i32;",
-        ("-p", "intact", "--test", "check_vectors"),
+        (),
     ),
     Fault(
         "op: rope turns the other way",
         "rust/core/ops/rope.rs",
         "(sat(rshr(a * c - b * s, 30)), sat(rshr(a * s + b * c, 30)))",
         "(sat(rshr(a * c + b * s, 30)), sat(rshr(b * c - a * s, 30)))",
-        ("-p", "intact", "--test", "check_vectors"),
+        (),
     ),
     Fault(
         "converter: transcribed scales are rounded down",
@@ -69,7 +70,7 @@ FAULTS = (
         "rust/core/ops/sample.rs",
         "ranked.shortest(|sum| sum > x)",
         "ranked.shortest(|sum| sum >= x)",
-        ("-p", "intact", "--test", "check_vectors"),
+        (),
     ),
     Fault(
         "scheduler: a continuation shares one page of its prompt too many",
@@ -104,7 +105,9 @@ def main() -> int:
 
 
 def run(fault: Fault, copy: Path, environment: dict[str, str]) -> str:
-    """The names of the tests that fail, or nothing when all pass."""
+    """The names of the tests or cases that fail, or nothing when all pass."""
+    if not fault.tests:
+        return differing(copy, environment)
     command = ["cargo", "test", "--locked", *fault.tests]
     result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     output = result.stdout + result.stderr
@@ -112,6 +115,19 @@ def run(fault: Fault, copy: Path, environment: dict[str, str]) -> str:
         raise SystemExit(f"{fault.what}: the suite did not run\n{output[-2000:]}")
     failed = [line.split()[1] for line in output.splitlines() if line.startswith("test ") and line.endswith("FAILED")]
     return ", ".join(failed) if result.returncode else ""
+
+
+def differing(copy: Path, environment: dict[str, str]) -> str:
+    """The cases of the conformance suite that differ, with the back ends that they differ on."""
+    command = ["cargo", "run", "--quiet", "--locked", "--package", "intact-conformance", "--", "machine", "--json"]
+    result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    if not result.stdout.startswith("{"):
+        raise SystemExit(f"the conformance suite did not run\n{result.stderr[-2000:]}")
+    report = json.loads(result.stdout)
+    backends = [backend for backend in report["backends"] if backend["ran"]]
+    cases = {problem["case"] for backend in backends for problem in backend["differs"]}
+    names = [backend["name"] for backend in backends if backend["differs"]]
+    return f"{', '.join(sorted(cases) + report['damaged'])} (on {', '.join(names) or 'all'})" if not report["equal"] else ""
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Packed matrices of every format and their decoded weights (formats.json)."""
 
 from itertools import chain
+from operator import mul
 
 from . import formats
 from .draw import Draw
-from .linear import chunk_sum, preshift, recommended_cap
+from .linear import Rows, chunk_sum, preshift, quantize, recommended_cap
 from .output import Case, Cases, digest
 from .weights import TABLE, random_matrix
 
@@ -25,6 +26,13 @@ SHAPES = (
 )
 
 
+def sums_digest(W: Rows, mode: str, S: int) -> str:
+    """SHA-256 over the exact sums acc of 2.1, i64 in row order, for an input of codes of all sizes and both signs."""
+    x = [(k * k * 977 + k * 31 + 5) % 65521 - 32760 for k in range(len(W[0]))]
+    q = quantize(x, mode, S).q
+    return digest((sum(map(mul, row, q)) for row in W), 8)
+
+
 def format_case(name: str, rows: int, columns: int, kind: str, own_table: bool) -> Case:
     """One matrix: its planes in hexadecimal, and W in full or as a digest over i16 in row order."""
     draw = Draw(f"formats/{name}/{rows}x{columns}/{kind}/{own_table}")
@@ -34,6 +42,7 @@ def format_case(name: str, rows: int, columns: int, kind: str, own_table: bool) 
     W = formats.decode(name, planes, rows, columns, matrix.table)
     assert formats.row_constants(planes["row"], rows) == constants
     result = {"W": W} if rows * columns <= 100 else {}
+    cap = recommended_cap(W)
     return {
         "kind": kind,
         "rows": rows,
@@ -43,8 +52,9 @@ def format_case(name: str, rows: int, columns: int, kind: str, own_table: bool) 
         **result,
         "W_sha256": digest(chain.from_iterable(W), 2),
         "chunk_sum": chunk_sum(W, 128),
-        "cap": recommended_cap(W),
+        "cap": cap,
         "preshift": {"A8": preshift(W, "A8", 0), "A16": preshift(W, "A16", 0)},
+        "sums": {mode: sums_digest(W, mode, cap) for mode in ("A8", "A8b", "A16")},
     }
 
 

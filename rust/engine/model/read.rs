@@ -59,13 +59,23 @@ impl Loaded {
     /// # Errors
     /// Any [`ModelError`].
     pub fn open(path: &Path, pool: &Pool) -> Result<Self, ModelError> {
-        let manifest = read_manifest(&path.join(MANIFEST))?;
-        let model = Reader { path: &path.join(PLANES), planes: map_planes(&path.join(PLANES))?, used: 0 }
-            .model(&manifest)
-            .map_err(|problem| match problem {
+        let manifest = read_small(&path.join(MANIFEST), MAX_MANIFEST)?;
+        Self::from_bytes(path, &manifest, map(&path.join(PLANES))?, pool)
+    }
+
+    /// A directory whose two files are in memory; `path` names it in messages.
+    ///
+    /// # Errors
+    /// Any [`ModelError`] but `Io`.
+    pub fn from_bytes(path: &Path, manifest: &[u8], planes: Arc<dyn Storage>, pool: &Pool) -> Result<Self, ModelError> {
+        let manifest = parse_manifest(&path.join(MANIFEST), manifest)?;
+        let file = path.join(PLANES);
+        let model = Reader { planes: named_planes(&file, planes)?, path: &file, used: 0 }.model(&manifest).map_err(
+            |problem| match problem {
                 Problem::Manifest(problem) => ModelError::Manifest { path: path.join(MANIFEST), problem },
                 Problem::Planes(problem) => ModelError::Planes { path: path.join(PLANES), problem },
-            })?;
+            },
+        )?;
         Self::certified(model, manifest, path, pool)
     }
 
@@ -134,10 +144,9 @@ fn read_small(path: &Path, most: u64) -> Result<Vec<u8>, ModelError> {
     Ok(bytes)
 }
 
-fn read_manifest(path: &Path) -> Result<Manifest, ModelError> {
-    let bytes = read_small(path, MAX_MANIFEST)?;
+fn parse_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, ModelError> {
     let broken = |problem: String| ModelError::Manifest { path: path.to_owned(), problem };
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
     for (what, found, supported) in
         [("schema", manifest.schema, SCHEMA), ("contract", manifest.model.contract, CONTRACT_VERSION)]
     {
@@ -164,21 +173,23 @@ fn valid_name(name: &str) -> bool {
     (1..=200).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// Every plane of the file by name.
-fn map_planes(path: &Path) -> Result<BTreeMap<String, Plane>, ModelError> {
-    let broken = |problem: String| ModelError::Planes { path: path.to_owned(), problem };
+fn map(path: &Path) -> Result<Arc<dyn Storage>, ModelError> {
     let file = File::open(path).map_err(io(path, "open"))?;
-    let mut length = [0; 8];
-    (&file).read_exact(&mut length).map_err(io(path, "read the header of"))?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER {
-        return Err(broken(format!("header: {length} bytes are more than {MAX_HEADER}")));
-    }
     // SAFETY: the map is read-only; a file that another program changes meanwhile is outside what can be guarded.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io(path, "map"))?;
-    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| broken(format!("header: {error}")))?;
+    Ok(Arc::new(Map(map)))
+}
+
+/// Every plane of the file by name.
+fn named_planes(path: &Path, storage: Arc<dyn Storage>) -> Result<BTreeMap<String, Plane>, ModelError> {
+    let broken = |problem: String| ModelError::Planes { path: path.to_owned(), problem };
+    let bytes = storage.bytes();
+    let length = bytes.first_chunk().map(|length| u64::from_le_bytes(*length));
+    if let Some(length) = length.filter(|&length| length > MAX_HEADER) {
+        return Err(broken(format!("header: {length} bytes are more than {MAX_HEADER}")));
+    }
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| broken(format!("header: {error}")))?;
     let data = header + 8;
-    let storage: Arc<dyn Storage> = Arc::new(Map(map));
     let mut planes = BTreeMap::new();
     for (name, info) in metadata.tensors() {
         let (start, end) = info.data_offsets;

@@ -1,34 +1,36 @@
-//! The core over whole domains against the oracle's digests (tests/oracle/README.md describes the file), by equality.
+//! digests.json: functions over whole domains.
 
-use intact::core::fixed;
-use intact::core::formats::GROUP;
-use intact::core::kernels::Kernels;
-use intact::core::ops::gated::{self, Gate};
-use intact::core::ops::softcap::{Softcap, softcap};
-use intact::model::sha256_hex;
+use crate::vectors::{list, number, object, sha256};
+use crate::{Case, Line};
+use intact_core::fixed;
+use intact_core::formats::GROUP;
+use intact_core::kernels::Kernels;
+use intact_core::ops::gated::{self, Gate};
+use intact_core::ops::softcap::{Softcap, softcap};
 use serde_json::{Value, json};
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
 
-#[test]
-fn digests() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/digests.json");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let file: Value = serde_json::from_str(&text).unwrap();
-    let entries = file["digests"].as_array().unwrap();
-    for entry in entries {
-        let (function, domain) = (entry["function"].as_str().unwrap(), entry["domain"].as_str().unwrap());
-        let values = domain_values(function, domain);
-        assert_eq!(json!(values.len()), entry["count"], "{function}: {domain}");
-        let size = entry["bytes"].as_u64().unwrap() as usize;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(size)).collect();
-        assert_eq!(sha256_hex(&bytes), entry["sha256"], "{function}: {domain}");
+pub(crate) fn cases() -> Vec<Case> {
+    let mut functions: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for entry in list(&object("digests.json")["digests"]) {
+        functions.entry(entry["function"].as_str().expect("a name").to_owned()).or_default().push(entry.clone());
     }
-    assert!(!entries.is_empty());
+    let case = |(function, entries): (String, Vec<Value>)| {
+        Case::new(format!("domains/{function}"), move |machine| {
+            let line = |entry: &Value| {
+                let domain = entry["domain"].as_str().expect("a text");
+                let values = values(&function, domain, machine.kernels);
+                let hash = sha256(values.iter().copied(), number(&entry["bytes"]));
+                Line::with(domain, json!([values.len(), hash]), json!([entry["count"], entry["sha256"]]))
+            };
+            Ok(entries.iter().map(line).collect())
+        })
+    };
+    functions.into_iter().map(case).collect()
 }
 
 /// The results of a function over a domain as the vectors describe it.
-fn domain_values(function: &str, domain: &str) -> Vec<i64> {
+fn values(function: &str, domain: &str, kernels: &Kernels) -> Vec<i64> {
     let has = |text: &str| assert!(domain.contains(text), "{function}: {domain} is not known");
     let steps = 0..65536i64;
     let short = |work: &dyn Fn(i32) -> i32| (-32768..32768).map(|x| i64::from(work(x))).collect();
@@ -46,16 +48,17 @@ fn domain_values(function: &str, domain: &str) -> Vec<i64> {
         }
         "sigmoid" => short(&|x| fixed::sigmoid(x, 12) as i32),
         "gelu" => short(&|x| gated::gelu(x, 12)),
-        "swiglu" => gated_by_every_set(Gate::Swiglu, 7),
-        "relu2" => gated_by_every_set(Gate::Relu2, -5),
+        "swiglu" => gated(Gate::Swiglu, 7, kernels),
+        "relu2" => gated(Gate::Relu2, -5, kernels),
         "softcap" => {
             has("steps of 16 with im, is, cm, cs = 1145324612, 34, 31457280, 20");
-            let cap = Softcap { inverse: 1145324612, inverse_shift: 34, cap: 31457280, cap_shift: 20 };
+            let cap = Softcap { inverse: 1_145_324_612, inverse_shift: 34, cap: 31_457_280, cap_shift: 20 };
             short(&|x| softcap(16 * x, &cap, 12))
         }
         "requant" => {
-            let constants = [(1549082005, 30), (i32::MAX, 14), (3, 1)];
-            let (m, s) = constants.into_iter().find(|(m, s)| domain.ends_with(&format!("m = {m}, s = {s}"))).unwrap();
+            let constants = [(1_549_082_005, 30), (i32::MAX, 14), (3, 1)];
+            let known = |&(m, s): &(i32, i32)| domain.ends_with(&format!("m = {m}, s = {s}"));
+            let (m, s) = constants.into_iter().find(known).expect("known constants");
             short(&|x| fixed::requant(x, m, s))
         }
         "sincos" => steps.flat_map(|i| <[i32; 2]>::from(fixed::sincos((i as u32) << 16)).map(i64::from)).collect(),
@@ -69,31 +72,25 @@ fn domain_values(function: &str, domain: &str) -> Vec<i64> {
             (1..=65536).flat_map(|i| both(fixed::rsqrt(65537 * i * i))).collect()
         }
         "dynscale" => {
+            let known = |xmax: &u32| domain.contains(&format!("xmax = {xmax};"));
+            let xmax = [7, 127, 5792, 32385].into_iter().find(known).expect("a known xmax");
             has("amax = i*i div 2");
-            let xmax =
-                [7, 127, 5792, 32385].into_iter().find(|xmax| domain.contains(&format!("xmax = {xmax};"))).unwrap();
             let scale = |i: u64| fixed::dynscale((i * i / 2) as u32, xmax);
             (0..=65536).flat_map(|i| <[u32; 2]>::from(scale(i)).map(i64::from)).collect()
         }
         "blockscale" => block_codes(),
         "philox" => (0..4096).flat_map(|i| fixed::philox([i, 0, 0, 0], [42, 0])).map(i64::from).collect(),
         "ilog2" => (1..=65536).map(fixed::ilog2).collect(),
-        _ => panic!("{function}: nothing computes it"),
+        _ => panic!("digests.json: nothing computes {function}"),
     }
 }
 
-/// A gated activation of every 16-bit g with u = factor · g and F = 12, which every kernel set computes.
-fn gated_by_every_set(kind: Gate, factor: i32) -> Vec<i64> {
-    let g: Vec<i32> = (-32768..32768).collect();
+/// A gated activation of every 16-bit g with u = factor · g and F = 12.
+fn gated(kind: Gate, factor: i32, kernels: &Kernels) -> Vec<i64> {
+    let mut g: Vec<i32> = (-32768..32768).collect();
     let u: Vec<i32> = g.iter().map(|g| factor * g).collect();
-    let results = Kernels::available().into_iter().map(|kernels| {
-        let mut out = g.clone();
-        (kernels.gated_activation)(kind, &mut out, &u, 12);
-        out
-    });
-    let results: Vec<Vec<i32>> = results.collect();
-    assert!(results.iter().all(|result| *result == results[0]), "{kind:?}: the kernel sets differ");
-    results[0].iter().map(|&y| i64::from(y)).collect()
+    (kernels.gated_activation)(kind, &mut g, &u, 12);
+    g.into_iter().map(i64::from).collect()
 }
 
 /// Runs of 31 consecutive values behind the largest value of a scale.

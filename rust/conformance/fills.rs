@@ -7,16 +7,16 @@ use intact_core::matrix::{Activation, Matrix, PlaneSizes, Planes, RowScale};
 use intact_core::storage::{AlignedBytes, Plane};
 
 /// SplitMix64: the same numbers on every machine.
-pub(crate) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
     /// Numbers that follow from `seed`.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// 64 random bits.
-    pub(crate) fn bits(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -24,18 +24,18 @@ impl Rng {
     }
 
     /// An integer of `least..=most`.
-    pub(crate) fn between(&mut self, least: i64, most: i64) -> i64 {
+    pub fn between(&mut self, least: i64, most: i64) -> i64 {
         let offset = u128::from(self.bits()) % (i128::from(most) - i128::from(least) + 1) as u128;
         (i128::from(least) + offset as i128) as i64
     }
 
     /// One of `items`.
-    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
         items[self.bits() as usize % items.len()]
     }
 
     /// An integer of `least..=most` whose magnitude is small as often as large.
-    pub(crate) fn spread(&mut self, least: i64, most: i64) -> i64 {
+    pub fn spread(&mut self, least: i64, most: i64) -> i64 {
         let bits = self.between(0, 62);
         (self.between(least, most) >> bits).clamp(least, most)
     }
@@ -43,7 +43,7 @@ impl Rng {
 
 /// How values are chosen within their range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fill {
+pub enum Fill {
     /// The least value throughout.
     Least,
     /// The largest value throughout.
@@ -58,10 +58,10 @@ pub(crate) enum Fill {
 
 impl Fill {
     /// Every fill.
-    pub(crate) const ALL: [Self; 5] = [Self::Least, Self::Most, Self::Alternating, Self::Edges, Self::Random];
+    pub const ALL: [Self; 5] = [Self::Least, Self::Most, Self::Alternating, Self::Edges, Self::Random];
 
     /// Value number `i` within `least..=most`.
-    pub(crate) fn value(self, i: usize, least: i64, most: i64, rng: &mut Rng) -> i64 {
+    pub fn value(self, i: usize, least: i64, most: i64, rng: &mut Rng) -> i64 {
         match self {
             Self::Least => least,
             Self::Most => most,
@@ -77,7 +77,7 @@ impl Fill {
 
 /// A matrix within every rule of its format. Rows of padding and columns beyond the matrix hold random bytes.
 /// `cap` of A8b is the largest that rule 2.3 allows.
-pub(crate) fn matrix(
+pub fn matrix(
     format: Format, activation: Activation, [rows, columns]: [usize; 2], fill: Fill, rng: &mut Rng,
 ) -> Matrix {
     let sizes = PlaneSizes::of(&format, rows, columns).expect("a small matrix");
@@ -187,7 +187,7 @@ fn fill_scales(
 }
 
 /// Vectors that quantize to the codes that `fill` chooses: `x` is in code units, so that `dynquant` keeps it.
-pub(crate) fn vectors(matrix: &Matrix, tokens: usize, fill: Fill, rng: &mut Rng) -> Vec<Vec<i32>> {
+pub fn vectors(matrix: &Matrix, tokens: usize, fill: Fill, rng: &mut Rng) -> Vec<Vec<i32>> {
     let most = i64::from(matrix.activation.xmax());
     // In A16 the low plane is at its own extremes where a code is 128 off a multiple of 256.
     let low_extreme = |rng: &mut Rng| rng.pick(&[128, -128, 127, -129, 32384, -32385, 32256 - 128, 256 * 100 + 127]);
@@ -199,7 +199,7 @@ pub(crate) fn vectors(matrix: &Matrix, tokens: usize, fill: Fill, rng: &mut Rng)
 }
 
 /// The quantized form of `vectors` for `matrix`, by the reference.
-pub(crate) fn quantized(matrix: &Matrix, vectors: &[Vec<i32>]) -> Activations {
+pub fn quantized(matrix: &Matrix, vectors: &[Vec<i32>]) -> Activations {
     let mut x = Activations::default();
     x.reset(matrix.activation, matrix.columns, vectors.len());
     for (token, vector) in vectors.iter().enumerate() {

@@ -1,0 +1,161 @@
+//! Conversion: the same source becomes the same model, by its digest, on every machine. Kernels have no part in it.
+
+use crate::fills::Rng;
+use crate::{Case, Line, Machine};
+use intact::Loaded;
+use intact_core::formats::Format;
+use intact_quantize::convert::{Options, Profile, convert};
+use intact_quantize::import::Source;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::{env, fs, process};
+
+const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+/// Every payload and mode that real weights are quantized to.
+const FORMATS: [&str; 12] =
+    ["U8r", "W16r", "U8b8", "U6b8", "U5b8", "U4b8", "N4b8", "U6z8", "U5z8", "U4z8", "U4b8/16", "U4z8/128"];
+const HIDDEN: usize = 64;
+const INTERMEDIATE: usize = 160;
+const VOCABULARY: usize = 97;
+/// Wider than `HIDDEN`, so that heads are not its divisors.
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const HEAD: usize = 32;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let families = FAMILIES.map(|family| {
+        Case::new(format!("convert/{family}"), move |machine| {
+            let options = Profile::ALL.map(|profile| (profile.name(), Options { profile, ..Options::default() }));
+            digests(family, options.map(|(name, options)| (name.to_owned(), options)).into_iter(), machine)
+        })
+    });
+    let formats = Case::new("convert/formats", |machine| {
+        let options = FORMATS.into_iter().filter_map(Format::parse).map(|format| {
+            (format.to_string(), Options { body: Some(format), head: Some(format), ..Options::default() })
+        });
+        digests("llama", options, machine)
+    });
+    families.into_iter().chain([formats]).collect()
+}
+
+/// [name, model digest] for each of the options.
+fn digests(
+    family: &str, options: impl Iterator<Item = (String, Options)>, machine: &Machine,
+) -> Result<Vec<Line>, String> {
+    let checkpoint = Checkpoint::write(family)?;
+    let source = Source::open(&checkpoint.0).map_err(|error| error.to_string())?;
+    let line = |(name, options): (String, Options)| {
+        let options = Options { threads: machine.pool.threads(), ..options };
+        let converted = convert(&source, &options, &mut |_, _, _| true).map_err(|error| error.to_string())?;
+        let loaded = Loaded::from_model(converted.model, &checkpoint.0, &machine.pool).map_err(|e| e.to_string())?;
+        Ok(Line::new(format!("{family}, {name}"), json!([name, loaded.manifest.digest])))
+    };
+    options.map(line).collect()
+}
+
+/// A Hugging Face checkpoint of random numbers in a directory of its own, which goes with it.
+struct Checkpoint(PathBuf);
+
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        // What cannot be removed is a few kilobytes among other temporary files.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Checkpoint {
+    fn write(family: &str) -> Result<Self, String> {
+        let cannot = |error: std::io::Error| format!("no temporary directory can be written here: {error}");
+        let unique = format!("intact-conformance-{}-{family}-{:p}", process::id(), &raw const family);
+        let directory = env::temp_dir().join(unique);
+        fs::create_dir(&directory).map_err(cannot)?;
+        let checkpoint = Self(directory);
+        let config = json!({
+            "model_type": family,
+            "hidden_act": "silu",
+            "hidden_size": HIDDEN,
+            "intermediate_size": INTERMEDIATE,
+            "num_hidden_layers": 2,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": KV_HEADS,
+            "head_dim": HEAD,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 500000.0,
+            "rope_scaling": rope_scaling(family),
+            "tie_word_embeddings": family != "mistral",
+        });
+        fs::write(checkpoint.0.join("config.json"), config.to_string()).map_err(cannot)?;
+        let tensors = tensors(family);
+        let views = tensors.iter().filter_map(|(name, shape, data)| {
+            TensorView::new(Dtype::F32, shape.clone(), data).ok().map(|view| (name.as_str(), view))
+        });
+        let bytes = safetensors::serialize(views, None).map_err(|error| error.to_string())?;
+        fs::write(checkpoint.0.join("model.safetensors"), bytes).map_err(cannot)?;
+        Ok(checkpoint)
+    }
+}
+
+fn rope_scaling(family: &str) -> Value {
+    if family != "llama" {
+        return Value::Null;
+    }
+    json!({
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    })
+}
+
+/// Every tensor with its shape and its singles; a row in sixteen is zero, and one value in 32 is large.
+fn tensors(family: &str) -> Vec<(String, Vec<usize>, Vec<u8>)> {
+    let (q, kv) = (HEADS * HEAD, KV_HEADS * HEAD);
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
+        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+    ];
+    if family == "mistral" {
+        shapes.push(("lm_head.weight".to_owned(), vec![VOCABULARY, HIDDEN]));
+    }
+    let biases: &[(&str, usize)] = match family {
+        "qwen2" => {
+            &[("self_attn.q_proj.bias", HEADS * HEAD), ("self_attn.k_proj.bias", 64), ("self_attn.v_proj.bias", 64)]
+        }
+        "qwen3" => &[("self_attn.q_norm.weight", HEAD), ("self_attn.k_norm.weight", HEAD)],
+        _ => &[],
+    };
+    for layer in 0..2 {
+        let matrices = [
+            ("self_attn.q_proj", q, HIDDEN),
+            ("self_attn.k_proj", kv, HIDDEN),
+            ("self_attn.v_proj", kv, HIDDEN),
+            ("self_attn.o_proj", HIDDEN, q),
+            ("mlp.gate_proj", INTERMEDIATE, HIDDEN),
+            ("mlp.up_proj", INTERMEDIATE, HIDDEN),
+            ("mlp.down_proj", HIDDEN, INTERMEDIATE),
+        ];
+        let norms = [("input_layernorm.weight", HIDDEN), ("post_attention_layernorm.weight", HIDDEN)];
+        shapes.extend(
+            matrices.map(|(name, rows, columns)| (format!("model.layers.{layer}.{name}.weight"), vec![rows, columns])),
+        );
+        let vectors = norms.iter().chain(biases);
+        shapes.extend(vectors.map(|(name, length)| (format!("model.layers.{layer}.{name}"), vec![*length])));
+    }
+    let mut rng = Rng::new(1);
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let columns = shape[shape.len() - 1];
+        let value = |i: usize| {
+            let (bits, zero) = (rng.bits() as u32, shape.len() == 2 && (i / columns) % 16 == 7);
+            // Sign and fraction at random; the exponent is that of 1/16, or of 1/2 in the large ones.
+            let exponent = if bits >> 8 & 31 == 0 { 126 } else { 123 };
+            if zero { [0; 4] } else { (bits & 0x807f_ffff | exponent << 23).to_le_bytes() }
+        };
+        let data = (0..shape.iter().product()).flat_map(value).collect();
+        (name, shape, data)
+    };
+    shapes.into_iter().map(tensor).collect()
+}
