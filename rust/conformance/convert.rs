@@ -8,8 +8,7 @@ use intact_quantize::convert::{Options, Profile, convert};
 use intact_quantize::import::Source;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::{env, fs, process};
+use std::path::Path;
 
 const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 /// Every payload and mode that real weights are quantized to.
@@ -43,59 +42,43 @@ pub(crate) fn cases() -> Vec<Case> {
 fn digests(
     family: &str, options: impl Iterator<Item = (String, Options)>, machine: &Machine,
 ) -> Result<Vec<Line>, String> {
-    let checkpoint = Checkpoint::write(family)?;
-    let source = Source::open(&checkpoint.0).map_err(|error| error.to_string())?;
+    let source = checkpoint(family)?;
     let line = |(name, options): (String, Options)| {
         let options = Options { threads: machine.pool.threads(), ..options };
         let converted = convert(&source, &options, &mut |_, _, _| true).map_err(|error| error.to_string())?;
-        let loaded = Loaded::from_model(converted.model, &checkpoint.0, &machine.pool).map_err(|e| e.to_string())?;
+        let loaded = Loaded::from_model(converted.model, &source.path, &machine.pool).map_err(|e| e.to_string())?;
         Ok(Line::new(format!("{family}, {name}"), json!([name, loaded.manifest.digest])))
     };
     options.map(line).collect()
 }
 
-/// A Hugging Face checkpoint of random numbers in a directory of its own, which goes with it.
-struct Checkpoint(PathBuf);
-
-impl Drop for Checkpoint {
-    fn drop(&mut self) {
-        // What cannot be removed is a few kilobytes among other temporary files.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Checkpoint {
-    fn write(family: &str) -> Result<Self, String> {
-        let cannot = |error: std::io::Error| format!("no temporary directory can be written here: {error}");
-        let unique = format!("intact-conformance-{}-{family}-{:p}", process::id(), &raw const family);
-        let directory = env::temp_dir().join(unique);
-        fs::create_dir(&directory).map_err(cannot)?;
-        let checkpoint = Self(directory);
-        let config = json!({
-            "model_type": family,
-            "hidden_act": "silu",
-            "hidden_size": HIDDEN,
-            "intermediate_size": INTERMEDIATE,
-            "num_hidden_layers": 2,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": KV_HEADS,
-            "head_dim": HEAD,
-            "vocab_size": VOCABULARY,
-            "max_position_embeddings": 256,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 500000.0,
-            "rope_scaling": rope_scaling(family),
-            "tie_word_embeddings": family != "mistral",
-        });
-        fs::write(checkpoint.0.join("config.json"), config.to_string()).map_err(cannot)?;
-        let tensors = tensors(family);
-        let views = tensors.iter().filter_map(|(name, shape, data)| {
-            TensorView::new(Dtype::F32, shape.clone(), data).ok().map(|view| (name.as_str(), view))
-        });
-        let bytes = safetensors::serialize(views, None).map_err(|error| error.to_string())?;
-        fs::write(checkpoint.0.join("model.safetensors"), bytes).map_err(cannot)?;
-        Ok(checkpoint)
-    }
+/// A Hugging Face checkpoint of random numbers.
+fn checkpoint(family: &str) -> Result<Source, String> {
+    let config = json!({
+        "model_type": family,
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": 2,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 500000.0,
+        "rope_scaling": rope_scaling(family),
+        "tie_word_embeddings": family != "mistral",
+    });
+    let tensors = tensors(family);
+    let views = tensors.iter().map(|(name, shape, data)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(|error| error.to_string())?;
+        Ok((name.as_str(), view))
+    });
+    let views = views.collect::<Result<Vec<_>, String>>()?;
+    let bytes = safetensors::serialize(views, None).map_err(|error| error.to_string())?;
+    let config = config.as_object().cloned().unwrap_or_default();
+    Source::from_bytes(Path::new(family), config, bytes).map_err(|error| error.to_string())
 }
 
 fn rope_scaling(family: &str) -> Value {

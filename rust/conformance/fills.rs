@@ -31,7 +31,7 @@ impl Rng {
 
     /// One of `items`.
     pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.bits() as usize % items.len()]
+        items[(self.bits() % items.len() as u64) as usize]
     }
 
     /// An integer of `least..=most` whose magnitude is small as often as large.

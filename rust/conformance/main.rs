@@ -66,6 +66,7 @@ fn machine(arguments: &[String]) -> Result<(), Stop> {
         if verbose {
             eprintln!("{backend} {case} {}", if equal { "equal" } else { "DIFFERS" });
         }
+        true
     };
     let report = report::run(&selection, &mut progress).map_err(|problem| Stop(problem, 2))?;
     let text = if json { report.json().to_string() } else { report.text() };

@@ -54,11 +54,14 @@ pub fn digest_of_all(digests: &BTreeMap<String, String>) -> String {
     sha256_hex(text.as_bytes())
 }
 
-/// Runs the selection. `progress` hears of every case that is done: back end, case, whether it is as published.
+/// Hears of every case that is done (back end, case, whether it is as published) and answers whether to go on.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, &str, bool) -> bool;
+
+/// Runs the selection. What `progress` stops is not in the report.
 ///
 /// # Errors
 /// A back end that this build does not have.
-pub fn run(selection: &Selection, progress: &mut dyn FnMut(&str, &str, bool)) -> Result<Report, String> {
+pub fn run(selection: &Selection, progress: Progress<'_>) -> Result<Report, String> {
     let wanted = |name: &str| selection.backends.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name));
     let known = |name: &&String| SETS.iter().any(|set| set.kernels.name == **name);
     if let Some(name) = selection.backends.iter().flatten().find(|name| !known(name)) {
@@ -86,15 +89,19 @@ pub fn run(selection: &Selection, progress: &mut dyn FnMut(&str, &str, bool)) ->
             report.absent.push((name, "not asked for".to_owned()));
         } else {
             let machine = Machine { kernels: &set.kernels, pool: Arc::clone(&pool) };
-            report.backends.push(back_end(&cases, &machine, &report.published, progress));
+            match back_end(&cases, &machine, &report.published, progress) {
+                Some(backend) => report.backends.push(backend),
+                None => report.absent.push((name, "stopped".to_owned())),
+            }
         }
     }
     Ok(report)
 }
 
+/// `None` where it was stopped.
 fn back_end(
-    cases: &[Case], machine: &Machine, published: &BTreeMap<String, String>, progress: &mut dyn FnMut(&str, &str, bool),
-) -> BackEnd {
+    cases: &[Case], machine: &Machine, published: &BTreeMap<String, String>, progress: Progress<'_>,
+) -> Option<BackEnd> {
     let start = Instant::now();
     let name = machine.kernels.name;
     let (mut digests, mut skipped, mut problems) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -102,19 +109,20 @@ fn back_end(
         match case.check(machine, published.get(&case.name).map(String::as_str)) {
             Outcome::Skipped(reason) => {
                 skipped.insert(case.name.clone(), reason);
-                progress(name, &case.name, true);
             }
             Outcome::Ran { digest, problem } => {
-                progress(name, &case.name, problem.is_none());
                 digests.insert(case.name.clone(), digest);
                 problems.extend(problem.map(|problem| (case.name.clone(), problem)));
             }
+        }
+        if !progress(name, &case.name, !problems.contains_key(&case.name)) {
+            return None;
         }
     }
     for name in published.keys().filter(|name| !digests.contains_key(*name) && !skipped.contains_key(*name)) {
         problems.insert(name.clone(), "it is published, and this build does not have it".to_owned());
     }
-    BackEnd { name, digests, skipped, problems, milliseconds: start.elapsed().as_millis() }
+    Some(BackEnd { name, digests, skipped, problems, milliseconds: start.elapsed().as_millis() })
 }
 
 impl Report {

@@ -78,6 +78,15 @@ impl Source {
         }
         gguf_source::open(&only_gguf(path)?)
     }
+
+    /// A Hugging Face checkpoint in memory: its configuration, and its tensors as the bytes of a safetensors file.
+    /// `path` names it in messages; it has no tokenizer.
+    ///
+    /// # Errors
+    /// As for [`Source::open`], but `Io`.
+    pub fn from_bytes(path: &Path, config: Map<String, Value>, tensors: Vec<u8>) -> Result<Self, Error> {
+        safetensors::from_bytes(path, config, tensors)
+    }
 }
 
 /// The GGUF model of a directory: its single `.gguf` file, or the first one of a single split set.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const CONFIG: &str = "config.json";
@@ -28,18 +28,35 @@ pub(super) fn is_checkpoint(directory: &Path) -> bool {
 
 /// Opens a directory for which [`is_checkpoint`] holds.
 pub(super) fn open(directory: &Path) -> Result<Source, Error> {
+    let config = json_object(&directory.join(CONFIG))?;
+    let tensors = || {
+        if directory.join(INDEX).is_file() {
+            return indexed_tensors(directory);
+        }
+        file_tensors(Mapped::open(&directory.join(SINGLE))?)
+    };
+    let text_files = TOKENIZER_FILES.iter().map(|&name| (name.to_owned(), directory.join(name)));
+    let text_files = text_files.filter(|(_, path)| path.is_file()).collect();
+    source(directory, config, tensors, text_files)
+}
+
+/// A directory of which the configuration and the one file of tensors are in memory.
+pub(super) fn from_bytes(directory: &Path, config: Map<String, Value>, tensors: Vec<u8>) -> Result<Source, Error> {
+    let tensors = || file_tensors(Mapped::from_bytes(&directory.join(SINGLE), tensors));
+    source(directory, config, tensors, BTreeMap::new())
+}
+
+fn source(
+    directory: &Path, config: Map<String, Value>, tensors: impl FnOnce() -> Result<BTreeMap<String, Tensor>, Error>,
+    text_files: BTreeMap<String, PathBuf>,
+) -> Result<Source, Error> {
     let config_path = directory.join(CONFIG);
-    let config = json_object(&config_path)?;
     if let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) {
         let method =
             quantization.get("quant_method").and_then(Value::as_str).map_or("an unnamed method".into(), quoted);
         return Err(Error::AlreadyQuantized { path: config_path, method });
     }
-    let mut tensors = if directory.join(INDEX).is_file() {
-        indexed_tensors(directory)?
-    } else {
-        file_tensors(&directory.join(SINGLE))?
-    };
+    let mut tensors = tensors()?;
     match config.get("tie_word_embeddings") {
         // Some checkpoints hold the tied matrix twice; the configuration decides.
         Some(Value::Bool(true)) => drop(tensors.remove("lm_head.weight")),
@@ -52,9 +69,7 @@ pub(super) fn open(directory: &Path) -> Result<Source, Error> {
         }
         _ => {}
     }
-    let text_files = TOKENIZER_FILES.iter().map(|&name| (name.to_owned(), directory.join(name)));
-    let tokenizer = TokenizerFiles::HuggingFace(text_files.filter(|(_, path)| path.is_file()).collect());
-    Ok(Source { path: directory.to_owned(), config, tensors, tokenizer })
+    Ok(Source { path: directory.to_owned(), config, tensors, tokenizer: TokenizerFiles::HuggingFace(text_files) })
 }
 
 /// The tensors of all files that the index names; index and files must agree exactly.
@@ -79,7 +94,7 @@ fn indexed_tensors(directory: &Path) -> Result<BTreeMap<String, Tensor>, Error> 
     }
     let mut tensors = BTreeMap::new();
     for file in files {
-        for (name, tensor) in file_tensors(&directory.join(file))? {
+        for (name, tensor) in file_tensors(Mapped::open(&directory.join(file))?)? {
             if weight_map.get(&name).and_then(Value::as_str) != Some(file) {
                 let problem = format!("{file} holds the tensor, but the index does not say so");
                 return malformed(&name, &problem);
@@ -97,9 +112,10 @@ fn is_plain(file: &str) -> bool {
     file.len() <= 255 && !file.contains(|char: char| char.is_control() || ['/', '\\', ':'].contains(&char))
 }
 
-/// The tensors of one file, mapped.
-fn file_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
-    let file = Arc::new(Mapped::open(path)?);
+/// The tensors of one file.
+fn file_tensors(file: Mapped) -> Result<BTreeMap<String, Tensor>, Error> {
+    let file = Arc::new(file);
+    let path = &file.path;
     let malformed = |problem: String| {
         let field = "safetensors header".to_owned();
         Error::Malformed { path: path.to_owned(), field, problem }

@@ -91,10 +91,11 @@ impl DType {
     }
 }
 
-/// A file mapped into memory. It must not be changed while it is mapped: that is the one promise a caller makes.
+/// A file mapped into memory, or its bytes. It must not be changed while it is mapped: that is the one promise a caller
+/// makes.
 pub(super) struct Mapped {
     pub(super) path: PathBuf,
-    map: memmap2::Mmap,
+    bytes: Box<dyn Deref<Target = [u8]> + Send + Sync>,
 }
 
 impl Mapped {
@@ -104,20 +105,25 @@ impl Mapped {
         // SAFETY: the mapping is private and read-only; as with every mapped file, it is sound as long as nobody
         // truncates or rewrites the file meanwhile, which the documentation of `Source` demands.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Ok(Self { path: path.to_owned(), map })
+        Ok(Self { path: path.to_owned(), bytes: Box::new(map) })
+    }
+
+    /// Bytes as if they were the file's.
+    pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Self {
+        Self { path: path.to_owned(), bytes: Box::new(bytes) }
     }
 }
 
 impl Deref for Mapped {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.map
+        &self.bytes
     }
 }
 
 impl fmt::Debug for Mapped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mapped({}, {} bytes)", self.path.display(), self.map.len())
+        write!(f, "Mapped({}, {} bytes)", self.path.display(), self.len())
     }
 }
 
