@@ -1,9 +1,14 @@
 //! Kernel sets: faster ways to the integers of the reference.
 //!
 //! A set fills the slots of [`Kernels`] that it has something for and takes the rest from the reference. A new
-//! instruction set is one file and one line in [`SETS`]; tests, benches and `intact kernels` take the list from there.
+//! instruction set is one file and its line in the `SETS` of its CPU family; tests, benches and `intact kernels` take
+//! the list from [`SETS`].
 
+#[cfg(all(target_arch = "aarch64", feature = "std"))]
+mod aarch64;
 pub mod reference;
+#[cfg(all(any(target_arch = "aarch64", target_arch = "x86_64"), feature = "std"))]
+mod simd;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
@@ -63,13 +68,14 @@ pub struct KernelSet {
 }
 
 /// Every set of this build, slowest first.
-pub static SETS: &[KernelSet] = &[
-    KernelSet { kernels: reference::KERNELS, available: || true, needs: "nothing" },
-    #[cfg(all(target_arch = "x86_64", feature = "std"))]
-    x86_64::avx2::SET,
-    #[cfg(all(target_arch = "x86_64", feature = "std"))]
-    x86_64::avx512vnni::SET,
-];
+#[cfg(all(target_arch = "aarch64", feature = "std"))]
+pub static SETS: &[KernelSet] = aarch64::SETS;
+/// Every set of this build, slowest first.
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+pub static SETS: &[KernelSet] = x86_64::SETS;
+/// Every set of this build, slowest first.
+#[cfg(not(all(any(target_arch = "aarch64", target_arch = "x86_64"), feature = "std")))]
+pub static SETS: &[KernelSet] = &[reference::SET];
 
 impl Kernels {
     /// The sets that this machine can run, slowest first.

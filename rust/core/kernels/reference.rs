@@ -1,6 +1,6 @@
 //! The reference set: every slot as the plain op.
 
-use super::{Dot, Kernels, RowConstants};
+use super::{Dot, KernelSet, Kernels, RowConstants};
 use crate::activations::quantize;
 use crate::formats::TILE;
 use crate::matrix::RowScale;
@@ -10,9 +10,12 @@ use crate::ops::linear::{self, Finish};
 use crate::ops::rms_norm::rms_norm;
 use crate::storage::read_u32;
 
-/// The set.
+/// The slots.
 pub const KERNELS: Kernels =
     Kernels { name: "reference", dot: DOT, finish, quantize, rms_norm, gated_activation, attention };
+
+/// The set.
+pub(super) const SET: KernelSet = KernelSet { kernels: KERNELS, available: || true, needs: "nothing" };
 
 const DOT: Dot = |matrix, tile, x, tokens, sums| {
     for (token, sums) in tokens.zip(sums) {

@@ -1,13 +1,11 @@
 //! AVX2: 8 rows to a vector, products of bytes by way of i16.
 
-use super::codes::Codes;
-use super::dot::{self, Input};
-use super::lanes::Lanes;
-use super::scales::Scales;
-use super::tile::{Tile, Tokens};
-use super::wide;
 use crate::activations::{self, Activations, TokenCodesMut};
 use crate::formats::TILE;
+use crate::kernels::simd::codes::Codes;
+use crate::kernels::simd::dot;
+use crate::kernels::simd::lanes::{Lanes, TileDot};
+use crate::kernels::simd::tile::{Tile, Tokens};
 use crate::kernels::{KernelSet, Kernels, RowConstants, Sums, reference};
 use crate::matrix::{Activation, Matrix};
 use crate::ops::attention::{self, Query, Run, Scoring, Scratch};
@@ -18,7 +16,7 @@ use core::ops::Range;
 use std::arch::is_x86_feature_detected;
 
 /// The set.
-pub(in crate::kernels) const SET: KernelSet = KernelSet {
+pub(super) const SET: KernelSet = KernelSet {
     kernels: Kernels {
         name: "avx2",
         dot,
@@ -244,36 +242,18 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
-        tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
-    ) {
+    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
         // SAFETY: the caller has AVX2.
-        unsafe { tile_dot::<P, S, I, T>(tile, tokens, out) }
-    }
-
-    #[inline(always)]
-    unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-        // SAFETY: the caller has AVX2.
-        unsafe { tile_dot_wide::<I, T>(tile, tokens, out) }
+        unsafe { run::<K>(tile, tokens, out) }
     }
 }
 
 /// # Safety
-/// As for [`dot::tile_dot`].
+/// As for [`TileDot::run`].
 #[target_feature(enable = "avx2")]
-unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
-    tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
-) {
+unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
     // SAFETY: the caller's promise.
-    unsafe { dot::tile_dot::<Avx2, P, S, I, T>(tile, tokens, out) }
-}
-
-/// # Safety
-/// As for [`wide::tile_dot`].
-#[target_feature(enable = "avx2")]
-unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-    // SAFETY: the caller's promise.
-    unsafe { wide::tile_dot::<Avx2, I, T>(tile, tokens, out) }
+    unsafe { K::run::<Avx2>(tile, tokens, out) }
 }
 
 // The other slots are the reference, which the compiler turns into AVX2 here.

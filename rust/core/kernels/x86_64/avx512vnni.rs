@@ -1,13 +1,11 @@
 //! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
 
-use super::codes::Codes;
-use super::dot::{self, Input};
-use super::lanes::Lanes;
-use super::scales::Scales;
-use super::tile::{Tile, Tokens};
-use super::wide;
 use super::{avx512_attention, avx512_ops};
 use crate::activations::Activations;
+use crate::kernels::simd::codes::Codes;
+use crate::kernels::simd::dot;
+use crate::kernels::simd::lanes::{Lanes, TileDot};
+use crate::kernels::simd::tile::{Tile, Tokens};
 use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::x86_64::*;
@@ -15,7 +13,7 @@ use core::ops::Range;
 use std::arch::is_x86_feature_detected;
 
 /// The set.
-pub(in crate::kernels) const SET: KernelSet = KernelSet {
+pub(super) const SET: KernelSet = KernelSet {
     kernels: Kernels {
         name: "avx512vnni",
         dot,
@@ -231,34 +229,16 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
-        tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
-    ) {
+    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
         // SAFETY: the caller has AVX-512 VNNI.
-        unsafe { tile_dot::<P, S, I, T>(tile, tokens, out) }
-    }
-
-    #[inline(always)]
-    unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-        // SAFETY: the caller has AVX-512 VNNI.
-        unsafe { tile_dot_wide::<I, T>(tile, tokens, out) }
+        unsafe { run::<K>(tile, tokens, out) }
     }
 }
 
 /// # Safety
-/// As for [`dot::tile_dot`].
+/// As for [`TileDot::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
-    tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
-) {
+unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
     // SAFETY: the caller's promise.
-    unsafe { dot::tile_dot::<Avx512, P, S, I, T>(tile, tokens, out) }
-}
-
-/// # Safety
-/// As for [`wide::tile_dot`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-    // SAFETY: the caller's promise.
-    unsafe { wide::tile_dot::<Avx512, I, T>(tile, tokens, out) }
+    unsafe { K::run::<Avx512>(tile, tokens, out) }
 }

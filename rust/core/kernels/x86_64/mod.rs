@@ -1,13 +1,12 @@
 //! x86-64 sets.
 
-pub(super) mod avx2;
+mod avx2;
 mod avx512_attention;
 mod avx512_math;
 mod avx512_ops;
-pub(super) mod avx512vnni;
-mod codes;
-mod dot;
-mod lanes;
-mod scales;
-mod tile;
-mod wide;
+mod avx512vnni;
+
+use super::{KernelSet, reference};
+
+/// Sets of this family, slowest first.
+pub(super) const SETS: &[KernelSet] = &[reference::SET, avx2::SET, avx512vnni::SET];

@@ -1,12 +1,13 @@
 //! The dot kernel of W16: i16 weights times activations extended to i16.
 
 use super::dot::{Accumulators, Input, SECTION, Totals};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, TileDot};
 use super::scales::PREFETCH;
 use super::tile::{Tile, Tokens};
 use crate::activations::TokenCodes;
 use crate::formats::{GROUP, TILE};
 use crate::kernels::Sums;
+use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Words of a group: two columns each.
@@ -15,52 +16,51 @@ const WORDS: usize = GROUP / 2;
 /// Codes of one section as i16, per plane.
 type Section = [[i16; SECTION * GROUP]; 2];
 
-/// Sums of `tile` with the tokens of `out`, at most `T`.
-///
-/// # Safety
-/// As for [`Lanes`]; the codes and scales of the tokens cover the tile's groups.
-#[inline(always)]
-pub(super) unsafe fn tile_dot<L: Lanes, I: Input, const T: usize>(
-    tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
-) {
-    let count = if T == 1 { 1 } else { out.len() };
-    assert!(count <= T);
-    let mut x = [[[0; SECTION * GROUP]; 2]; T];
-    // SAFETY: the caller's promise; groups are below `tile.groups`.
-    unsafe {
-        let mut row = 0;
-        while row < TILE {
-            let mut totals = Totals::<L::Line, T>::zero::<L>();
-            let mut group = 0;
-            while group < tile.groups {
-                let section = group;
-                let section_end = tile.groups.min(section + SECTION);
-                for (j, x) in x[..count].iter_mut().enumerate() {
-                    extend::<I>(&tokens.get(j), section * GROUP..section_end * GROUP, x);
-                }
-                while group < section_end {
-                    let end = section_end.min(group + I::CHUNK);
-                    let mut acc = [[L::zero(); 2]; T];
-                    while group < end {
-                        let sums = if I::SCALED { [[L::zero(); 2]; T] } else { acc };
-                        let sums = group_dot::<L, I, T>(tile, row, group, count, &x, group - section, sums);
-                        if I::SCALED {
-                            let mut j = 0;
-                            while j < count {
-                                let factor = L::splat(tokens.get(j).scales[group]);
-                                acc[j][0] = L::add(acc[j][0], L::mul(sums[j][0], factor));
-                                j += 1;
-                            }
-                        } else {
-                            acc = sums;
-                        }
-                        group += 1;
+/// The kernel with activations `I`, for at most `T` tokens.
+pub(super) struct Wide<I, const T: usize>(PhantomData<I>);
+
+impl<I: Input, const T: usize> TileDot for Wide<I, T> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+        let count = if T == 1 { 1 } else { out.len() };
+        assert!(count <= T);
+        let mut x = [[[0; SECTION * GROUP]; 2]; T];
+        // SAFETY: the caller's promise; groups are below `tile.groups`.
+        unsafe {
+            let mut row = 0;
+            while row < TILE {
+                let mut totals = Totals::<L::Line, T>::zero::<L>();
+                let mut group = 0;
+                while group < tile.groups {
+                    let section = group;
+                    let section_end = tile.groups.min(section + SECTION);
+                    for (j, x) in x[..count].iter_mut().enumerate() {
+                        extend::<I>(&tokens.get(j), section * GROUP..section_end * GROUP, x);
                     }
-                    totals.add::<L, I>(count, &acc);
+                    while group < section_end {
+                        let end = section_end.min(group + I::CHUNK);
+                        let mut acc = [[L::zero(); 2]; T];
+                        while group < end {
+                            let sums = if I::SCALED { [[L::zero(); 2]; T] } else { acc };
+                            let sums = group_dot::<L, I, T>(tile, row, group, count, &x, group - section, sums);
+                            if I::SCALED {
+                                let mut j = 0;
+                                while j < count {
+                                    let factor = L::splat(tokens.get(j).scales[group]);
+                                    acc[j][0] = L::add(acc[j][0], L::mul(sums[j][0], factor));
+                                    j += 1;
+                                }
+                            } else {
+                                acc = sums;
+                            }
+                            group += 1;
+                        }
+                        totals.add::<L, I>(count, &acc);
+                    }
                 }
+                totals.store::<L, I>(row, out);
+                row += L::ROWS;
             }
-            totals.store::<L, I>(row, out);
-            row += L::ROWS;
         }
     }
 }
@@ -68,7 +68,7 @@ pub(super) unsafe fn tile_dot<L: Lanes, I: Input, const T: usize>(
 /// `sums` plus the products of group `group`, which is group `at` of the section in `x`, for `count` tokens.
 ///
 /// # Safety
-/// As for [`tile_dot`].
+/// As for [`TileDot::run`].
 #[inline(always)]
 unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
     tile: &Tile<'_>, row: usize, group: usize, count: usize, x: &[Section; T], at: usize,

@@ -1,8 +1,6 @@
 //! The vector operations that the dot kernels are written in.
 
 use super::codes::Codes;
-use super::dot::Input;
-use super::scales::Scales;
 use super::tile::{Tile, Tokens};
 use crate::kernels::Sums;
 
@@ -10,7 +8,7 @@ use crate::kernels::Sums;
 ///
 /// # Safety
 /// Every function needs the instructions of its set. Pointers are read for as many bytes as the function says.
-pub(super) trait Lanes {
+pub(in crate::kernels) trait Lanes: Sized {
     /// A vector.
     type Line: Copy;
     /// Rows of one line: 16, or a divisor of it.
@@ -69,20 +67,22 @@ pub(super) trait Lanes {
     /// The low i16 of `low` and, above it, that of `high`.
     unsafe fn join(low: Self::Line, high: Self::Line) -> Self::Line;
 
-    /// `acc + a.low · b.low + a.high · b.high` in i16 halves, wrapping.
+    /// `acc + a.low · b.low + a.high · b.high` in i16 halves, wrapping, for a `b` that is the same in every lane.
     unsafe fn pairs(acc: Self::Line, a: Self::Line, b: Self::Line) -> Self::Line;
     /// `acc` plus the products of the codes of steps `from..from + N` with the `4 · N` bytes at `x`.
     unsafe fn dot<P: Codes, const N: usize>(
         acc: Self::Line, codes: &[Self::Line; 8], from: usize, x: *const i8,
     ) -> Self::Line;
 
-    /// Runs [`super::dot::tile_dot`] with the instructions enabled.
-    unsafe fn tile_dot<P: Codes, S: Scales, I: Input, const T: usize>(
-        tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
-    ) where
-        Self: Sized;
-    /// Runs [`super::wide::tile_dot`] with the instructions enabled.
-    unsafe fn tile_dot_wide<I: Input, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums)
-    where
-        Self: Sized;
+    /// Runs `K` with the instructions enabled.
+    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
+}
+
+/// A kernel for one tile: sums with the tokens of `out`.
+pub(in crate::kernels) trait TileDot {
+    /// Runs it; to be inlined where the instructions of `L` are enabled.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; the codes, sums and scales of the tokens cover the tile's groups.
+    unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
 }

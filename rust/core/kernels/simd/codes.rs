@@ -3,7 +3,7 @@
 use super::lanes::Lanes;
 
 /// A payload of at most 8 bits.
-pub(super) trait Codes {
+pub(in crate::kernels) trait Codes {
     /// Words per group.
     const WORDS: usize;
     /// The zero level of unsigned codes.

@@ -7,7 +7,7 @@ use crate::storage::Plane;
 use core::ops::Range;
 
 /// The planes of one tile of 16 rows, cut to its own bytes; a plane that the format lacks is empty.
-pub(super) struct Tile<'a> {
+pub(in crate::kernels) struct Tile<'a> {
     /// `groups` times the payload's words, a line of 64 bytes each.
     pub(super) payload: &'a [u8],
     /// 16 bytes per block.
@@ -63,7 +63,7 @@ impl Tile<'_> {
 
 /// Tokens that a kernel multiplies with.
 #[derive(Clone, Copy)]
-pub(super) struct Tokens<'a> {
+pub(in crate::kernels) struct Tokens<'a> {
     x: &'a Activations,
     first: usize,
 }

@@ -5,13 +5,15 @@
 //! (minus the zero level times the scale, where none is stored), a group adds `s·dot + z·X + z'·X'`.
 
 use super::codes::{self, Codes};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, TileDot};
 use super::scales::{B8, GroupScale, Part, R, Scales, Z8, zero_level};
 use super::tile::{Tile, Tokens};
+use super::wide::Wide;
 use crate::activations::{Activations, RUN};
 use crate::formats::{GROUP, PayloadKind, ScaleMode, TILE};
 use crate::kernels::Sums;
 use crate::matrix::{Activation, Matrix};
+use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::null;
 
@@ -53,12 +55,12 @@ impl Input for A16 {
 
 /// A sum of i32 terms that may leave i32, in two parts: `low` wraps, `high` counts 2^16.
 #[derive(Clone, Copy)]
-struct Wide<V> {
+struct Total<V> {
     low: V,
     high: V,
 }
 
-impl<V: Copy> Wide<V> {
+impl<V: Copy> Total<V> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
@@ -105,7 +107,7 @@ impl<V: Copy> Wide<V> {
 pub(super) type Accumulators<V, const T: usize> = [[V; 2]; T];
 
 /// Sums of the planes of `T` tokens over all columns.
-pub(super) struct Totals<V, const T: usize>([[Wide<V>; 2]; T]);
+pub(super) struct Totals<V, const T: usize>([[Total<V>; 2]; T]);
 
 impl<V: Copy, const T: usize> Totals<V, T> {
     /// # Safety
@@ -113,7 +115,7 @@ impl<V: Copy, const T: usize> Totals<V, T> {
     #[inline(always)]
     pub(super) unsafe fn zero<L: Lanes<Line = V>>() -> Self {
         // SAFETY: the caller's promise.
-        unsafe { Self([[Wide::zero::<L>(); 2]; T]) }
+        unsafe { Self([[Total::zero::<L>(); 2]; T]) }
     }
 
     /// Adds the sums of one chunk, for `count` tokens.
@@ -175,31 +177,30 @@ impl<const T: usize> Inputs<T> {
     }
 }
 
-/// Sums of `tile` with the tokens of `out`, at most `T`.
-///
-/// # Safety
-/// As for [`Lanes`]; the codes, sums and scales of the tokens cover the tile's groups.
-#[inline(always)]
-pub(super) unsafe fn tile_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
-    tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
-) {
-    let x = Inputs::<T>::new(tokens, if T == 1 { 1 } else { out.len() });
-    // SAFETY: the caller's promise; groups are below `tile.groups`.
-    unsafe {
-        let table = L::table(&tile.table_bytes(L::SIGNED));
-        let mut row = 0;
-        while row < TILE {
-            let part = Part { tile, row };
-            let mut totals = Totals::<L::Line, T>::zero::<L>();
-            let mut group = 0;
-            while group < tile.groups {
-                let end = tile.groups.min(group + I::CHUNK);
-                let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, table, &x);
-                totals.add::<L, I>(x.count, &chunk);
-                group = end;
+/// The kernel of payload `P` in mode `S` with activations `I`, for at most `T` tokens.
+struct Narrow<P, S, I, const T: usize>(PhantomData<(P, S, I)>);
+
+impl<P: Codes, S: Scales, I: Input, const T: usize> TileDot for Narrow<P, S, I, T> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+        let x = Inputs::<T>::new(tokens, if T == 1 { 1 } else { out.len() });
+        // SAFETY: the caller's promise; groups are below `tile.groups`.
+        unsafe {
+            let table = L::table(&tile.table_bytes(L::SIGNED));
+            let mut row = 0;
+            while row < TILE {
+                let part = Part { tile, row };
+                let mut totals = Totals::<L::Line, T>::zero::<L>();
+                let mut group = 0;
+                while group < tile.groups {
+                    let end = tile.groups.min(group + I::CHUNK);
+                    let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, table, &x);
+                    totals.add::<L, I>(x.count, &chunk);
+                    group = end;
+                }
+                totals.store::<L, I>(row, out);
+                row += L::ROWS;
             }
-            totals.store::<L, I>(row, out);
-            row += L::ROWS;
         }
     }
 }
@@ -207,7 +208,7 @@ pub(super) unsafe fn tile_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: 
 /// Sums over the groups `groups`.
 ///
 /// # Safety
-/// As for [`tile_dot`].
+/// As for [`TileDot::run`].
 #[inline(always)]
 unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
     part: Part<'_>, groups: Range<usize>, table: L::Line, x: &Inputs<T>,
@@ -273,7 +274,7 @@ unsafe fn add_group<L: Lanes, P: Codes, S: Scales>(
 ///
 /// # Safety
 /// As for [`Lanes`].
-pub(super) unsafe fn dot<L: Lanes>(
+pub(in crate::kernels) unsafe fn dot<L: Lanes>(
     matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<usize>, sums: &mut Sums,
 ) {
     let mode = (matrix.format.mode, matrix.format.block < GROUP);
@@ -288,9 +289,9 @@ pub(super) unsafe fn dot<L: Lanes>(
             PayloadKind::U8 => by_mode::<L, codes::U8>(call, mode),
             PayloadKind::N4 => by_mode::<L, codes::N4>(call, mode),
             PayloadKind::W16 => match call.1.activation() {
-                Activation::A8 => run(call, [L::tile_dot_wide::<A8, 1>, L::tile_dot_wide::<A8, BLOCK>]),
-                Activation::A8b { .. } => run(call, [L::tile_dot_wide::<A8b, 1>, L::tile_dot_wide::<A8b, BLOCK>]),
-                Activation::A16 => run(call, [L::tile_dot_wide::<A16, 1>, L::tile_dot_wide::<A16, BLOCK>]),
+                Activation::A8 => run(call, [L::run::<Wide<A8, 1>>, L::run::<Wide<A8, BLOCK>>]),
+                Activation::A8b { .. } => run(call, [L::run::<Wide<A8b, 1>>, L::run::<Wide<A8b, BLOCK>>]),
+                Activation::A16 => run(call, [L::run::<Wide<A16, 1>>, L::run::<Wide<A16, BLOCK>>]),
             },
         }
     }
@@ -321,9 +322,9 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
         match call.1.activation() {
-            Activation::A8 => run(call, [L::tile_dot::<P, S, A8, 1>, L::tile_dot::<P, S, A8, BLOCK>]),
-            Activation::A8b { .. } => run(call, [L::tile_dot::<P, S, A8b, 1>, L::tile_dot::<P, S, A8b, BLOCK>]),
-            Activation::A16 => run(call, [L::tile_dot::<P, S, A16, 1>, L::tile_dot::<P, S, A16, BLOCK>]),
+            Activation::A8 => run(call, [L::run::<Narrow<P, S, A8, 1>>, L::run::<Narrow<P, S, A8, BLOCK>>]),
+            Activation::A8b { .. } => run(call, [L::run::<Narrow<P, S, A8b, 1>>, L::run::<Narrow<P, S, A8b, BLOCK>>]),
+            Activation::A16 => run(call, [L::run::<Narrow<P, S, A16, 1>>, L::run::<Narrow<P, S, A16, BLOCK>>]),
         }
     }
 }
