@@ -61,7 +61,7 @@ fn every_rust_file_is_a_module() {
     for (path, _) in texts("rust", &["rs"]) {
         let file = Path::new(&path);
         let (name, directory) = match file.file_name().unwrap().to_str().unwrap() {
-            "lib.rs" | "build.rs" => continue,
+            "lib.rs" | "main.rs" | "build.rs" => continue,
             "mod.rs" => (file.parent().unwrap(), file.parent().unwrap().parent().unwrap()),
             _ => (file, file.parent().unwrap()),
         };

@@ -7,9 +7,10 @@
 
 from intact._native import CONTRACT_VERSION, __version__
 from intact.conversion import quantize
-from intact.errors import DeviceError, IntactError, ModelError, RequestError, TokenizerError
+from intact.errors import DeviceError, IntactError, ModelError, ReceiptError, RequestError, TokenizerError
 from intact.llm import LLM
 from intact.outputs import CompletionOutput, Logprob, RequestOutput, StreamChunk
+from intact.receipts import Receipt, Verdict, verify_receipt
 from intact.sampling import SamplingParams
 
 __all__ = [
@@ -20,11 +21,15 @@ __all__ = [
     "IntactError",
     "Logprob",
     "ModelError",
+    "Receipt",
+    "ReceiptError",
     "RequestError",
     "RequestOutput",
     "SamplingParams",
     "StreamChunk",
     "TokenizerError",
+    "Verdict",
     "__version__",
     "quantize",
+    "verify_receipt",
 ]

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CONTRACT_VERSION",
+    "MAX_RECEIPT_BYTES",
     "Engine",
     "Model",
     "Source",
     "__version__",
     "attention",
     "blockscale",
+    "check_receipt",
+    "conformance",
     "decode",
     "dynquant",
     "embed",
@@ -44,6 +47,7 @@ __all__ = [
 
 __version__: str
 CONTRACT_VERSION: int
+MAX_RECEIPT_BYTES: int
 
 class _KernelSet(TypedDict):
     name: str
@@ -51,7 +55,30 @@ class _KernelSet(TypedDict):
     available: bool
     chosen: bool
 
+class _Tensor(TypedDict):
+    index: int
+    part: str
+    op: int
+    kind: str
+    slot: str
+    near: str
+
+class _Verdict(TypedDict):
+    status: str
+    message: str
+    checked: int | None
+    steps: int | None
+    what: str | None
+    output: int | None
+    step: int | None
+    position: int | None
+    tensor: _Tensor | None
+
 def release_free_memory() -> None: ...
+def check_receipt(receipt: bytes) -> None:
+    """Raises ReceiptError unless the bytes are a well-formed receipt."""
+
+def conformance(backends: list[str] | None = None, threads: int = 1) -> str: ...
 def kernels() -> list[_KernelSet]:
     """The kernel sets of this build, slowest first; `chosen` is the fastest one that is available."""
 
@@ -184,11 +211,21 @@ class Engine:
         n: int,
         stop_ids: Sequence[int],
         logprobs: int | None,
+        receipt: str | None = None,
     ) -> int:
         """Takes a request and returns its number; its tokens come from `step`. Settings are the contract's integers.
 
-        Raises RequestError.
+        `receipt` is "logits", "tensors", or None for no receipt. Raises RequestError.
         """
+
+    def take_receipt(self, request: int, lengths: Sequence[int]) -> bytes | None:
+        """The receipt of a request that has ended, once; None where it has none.
+
+        Of output i it keeps `lengths[i]` tokens, and all of them where there is no such length.
+        """
+
+    def verify_receipt(self, receipt: bytes, spot: int | None = None, spot_seed: int = 0) -> _Verdict:
+        """Checks a receipt: all steps, or `spot` steps chosen by `spot_seed`. Raises ReceiptError, RequestError."""
 
     def cancel(self, request: int, stream: int | None = None) -> None:
         """Ends a request, or one of its continuations; does nothing where it is over."""

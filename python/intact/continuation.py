@@ -31,6 +31,11 @@ class Continuation:
         """Whether the continuation is over."""
         return self._finish_reason is not None
 
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+        return len(self._token_ids)
+
     def push(self, event: Event) -> None:
         """Takes the next token."""
         _, _, token, logprob, top, finish = event

@@ -61,6 +61,10 @@ class Session(AbstractContextManager["Session"]):
         """Ends one continuation; an event of it may still come."""
         self._runner.jobs.put(lambda: self._runner.engine.cancel(request, stream))
 
+    def receipt(self, request: int, lengths: list[int]) -> bytes | None:
+        """The receipt of a request whose continuations are all over, each cut to that many tokens."""
+        return self._runner.call(lambda: self._runner.engine.take_receipt(request, lengths))
+
     def __exit__(self, *exception: object) -> None:
         self._runner.jobs.put(lambda: self._runner.cancel(self._events))
 
@@ -115,8 +119,12 @@ class _Runner:
     def cancel(self, events: SimpleQueue[Event | BaseException]) -> None:
         """Ends all requests whose events go to this queue."""
         for number in [number for number, owner in self._owners.items() if owner is events]:
-            self.engine.cancel(number)
+            self._end(number)
             del self._owners[number]
+
+    def _end(self, number: int) -> None:
+        self.engine.cancel(number)
+        self.engine.take_receipt(number, [])  # nobody else will
 
     def _step(self) -> None:
         try:
@@ -124,7 +132,7 @@ class _Runner:
         except BaseException as error:
             # A step runs everyone's tokens, so its failure is everyone's.
             for number, owner in self._owners.items():
-                self.engine.cancel(number)
+                self._end(number)
                 owner.put(error)
             self._owners.clear()
             return

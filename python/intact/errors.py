@@ -17,5 +17,9 @@ class TokenizerError(IntactError, ValueError):
     """A tokenizer file, a GGUF vocabulary or a chat template is unusable, or a text or message given to it is."""
 
 
+class ReceiptError(IntactError, ValueError):
+    """A file is no receipt, or a receipt of a version that this release does not know."""
+
+
 class DeviceError(IntactError):
     """A device or an instruction set was asked for that this machine does not offer, or it failed."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import operator
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from intact.conversion import source_tokenizer
 from intact.dispatch import Dispatcher, Session
 from intact.outputs import RequestOutput, StreamChunk
 from intact.progress import progress_bar
+from intact.receipts import Receipt, Verdict
 from intact.sampling import SamplingParams
 from intact.tokenizer import Tokenizer
 
@@ -172,6 +175,27 @@ class LLM:
         """
         return self._model.verify()
 
+    def verify_receipt(self, receipt: Receipt, *, spot: int | None = None, spot_seed: int | None = None) -> Verdict:
+        """Checks a receipt against this model, whose planes are taken to be those of its digest; see `verify`.
+
+        Args:
+            receipt: The receipt.
+            spot: Compute this many steps again, chosen by chance; by default all.
+            spot_seed: Decides which, 0…2^64 - 1; by default drawn from the system.
+
+        Raises:
+            ReceiptError: It is not well formed, or of an unknown version.
+            RequestError: An option is out of its range, or the cache is too small.
+        """
+        seed = None
+        if spot is not None:
+            spot = _count("spot", spot, 2**32 - 1)
+            seed = secrets.randbits(64) if spot_seed is None else spot_seed
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+                raise errors.RequestError(f"spot_seed: {seed!r:.80} is not an integer within 0…2^64 - 1")
+        found = self._dispatcher.call(lambda engine: engine.verify_receipt(receipt.data, spot, seed or 0))
+        return Verdict(**found, spot_seed=seed)
+
     def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.int32]:
         """The logits after every token of one sequence: int32 (tokens, vocabulary), in units of 2^-fraction_bits.
 
@@ -214,13 +238,18 @@ class LLM:
                 while not self._advance(session, by_number).finished:
                     pass
                 report(finished, total, "")
+            receipts = [
+                self._receipt(session, number, p, by_number[number])
+                for number, p in zip(numbers, settings, strict=True)
+            ]
         return [
             RequestOutput(
                 prompt=prompt if isinstance(prompt, str) else None,
                 prompt_token_ids=prompt_ids,
                 outputs=[continuation.output() for continuation in continuations],
+                receipt=receipt,
             )
-            for prompt, prompt_ids, continuations in zip(batch, ids, done, strict=True)
+            for prompt, prompt_ids, continuations, receipt in zip(batch, ids, done, receipts, strict=True)
         ]
 
     def chat(
@@ -270,7 +299,10 @@ class LLM:
             while left:
                 continuation = self._advance(session, {number: continuations})
                 left -= continuation.finished
-                yield continuation.take_chunk()
+                chunk = continuation.take_chunk()
+                if not left:
+                    chunk = replace(chunk, receipt=self._receipt(session, number, settings, continuations))
+                yield chunk
 
     def _advance(self, session: Session, by_number: dict[int, list[Continuation]]) -> Continuation:
         """Waits for the next token of a continuation that is not over, and pushes it."""
@@ -285,6 +317,16 @@ class LLM:
                 session.cancel(number, index)
             return continuation
 
+    @staticmethod
+    def _receipt(
+        session: Session, number: int, params: SamplingParams, continuations: list[Continuation]
+    ) -> Receipt | None:
+        if params.receipt is None:
+            return None
+        # The engine may have been ahead of the stop text that ended a continuation.
+        data = session.receipt(number, [continuation.length for continuation in continuations])
+        return None if data is None else Receipt(data)
+
     def _encode(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else _token_ids(prompt)
 
@@ -293,7 +335,7 @@ class LLM:
             raise errors.RequestError("stop: stop texts need a tokenizer, and the model has none; use stop_token_ids")
         eos = self._tokenizer.eos_ids if self._tokenizer and not params.ignore_eos else frozenset()
         stop_ids = sorted(eos | set(params.stop_token_ids or ()))
-        return prompt, {**params.to_contract(), "stop_ids": stop_ids}
+        return prompt, {**params.to_contract(), "stop_ids": stop_ids, "receipt": params.receipt}
 
     def _continuations(self, params: SamplingParams) -> list[Continuation]:
         return [Continuation(index, params, self._tokenizer) for index in range(params.n)]

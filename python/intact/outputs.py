@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from intact.receipts import Receipt
+
 _LN2_PER_UNIT = math.log(2) / 65536
 
 
@@ -58,11 +60,12 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A prompt with its continuations, in order of index."""
+    """A prompt with its continuations, in order of index; with a receipt where `SamplingParams` asks for one."""
 
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
+    receipt: Receipt | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ class StreamChunk:
         token_ids: The tokens generated since the last chunk.
         index: Which of the n continuations.
         finish_reason: Set on the last chunk of a continuation: "stop" or "length".
+        receipt: Set on the last chunk of all, where `SamplingParams` asks for it.
     """
 
     text: str
     token_ids: list[int]
     index: int
     finish_reason: str | None
+    receipt: Receipt | None = None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from intact.errors import RequestError
 
@@ -33,6 +33,8 @@ class SamplingParams:
         ignore_eos: Go on after the model's own end tokens.
         logprobs: Report this many of the most likely tokens of every step, 0…1024; None reports nothing.
         skip_special_tokens: Leave special tokens out of the text.
+        receipt: Make a receipt that any machine can verify: "logits" binds every token to a hash of its logits,
+            "tensors" also to digests of all that was computed for it; None makes none.
 
     Raises:
         RequestError: A setting is out of its range.
@@ -50,6 +52,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     skip_special_tokens: bool = True
+    receipt: Literal["logits", "tensors"] | None = None
 
     def __post_init__(self) -> None:
         _integer("n", self.n, 1, 1024)
@@ -69,6 +72,9 @@ class SamplingParams:
             raise RequestError(f"stop: {len(self.stop_texts)} texts are more than {_MAX_STOPS}")
         for token in _tuple("stop_token_ids", self.stop_token_ids):
             _integer("stop_token_ids", token, 0, 2**32 - 1)
+
+        if self.receipt not in (None, "logits", "tensors"):
+            raise RequestError(f"receipt: {_show(self.receipt)} is not one of 'logits', 'tensors', None")
 
     @property
     def stop_texts(self) -> tuple[str, ...]:

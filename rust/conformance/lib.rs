@@ -10,6 +10,7 @@ pub mod kernels;
 mod models;
 mod ops;
 mod primitives;
+pub mod receipts;
 pub mod report;
 pub mod vectors;
 
@@ -112,6 +113,7 @@ pub fn cases() -> Vec<Case> {
         kernels::cases(),
         models::cases(),
         convert::cases(),
+        receipts::cases(),
     ]
     .into_iter()
     .flatten()

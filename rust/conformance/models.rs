@@ -44,7 +44,8 @@ pub(crate) fn cases() -> Vec<Case> {
     models().into_iter().map(case).collect()
 }
 
-fn load(name: &str, machine: &Machine) -> Result<Loaded, String> {
+/// A model of the vectors.
+pub(crate) fn load(name: &str, machine: &Machine) -> Result<Loaded, String> {
     let file = |file: &str| bytes(&format!("models/{name}/{file}"));
     let planes = Arc::new(AlignedBytes::from(file(intact::model::PLANES)));
     Loaded::from_bytes(Path::new(name), file(intact::model::MANIFEST), planes, &machine.pool)

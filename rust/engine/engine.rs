@@ -2,15 +2,20 @@
 
 use crate::error::RequestError;
 use crate::model::Loaded;
-use crate::request::{Event, Finish, LogProb, Request, RequestId, check_tokens};
-use crate::scheduler::Scheduler;
+use crate::receipt::chain::logits as logits_digest;
+use crate::receipt::probe::Probe;
+use crate::receipt::record::Recorder;
+use crate::receipt::{Hash, Receipt, Short, Trace};
+use crate::replay::Replay;
+use crate::request::{Event, LogProb, Request, RequestId, check_tokens};
+use crate::scheduler::{Plan, Scheduler};
 use intact_core::certify::Certified;
-use intact_core::cpu::{Batch, Cpu, Pool, Token};
+use intact_core::cpu::{Batch, Cpu, Pool};
 use intact_core::kernels::Kernels;
 use intact_core::ops::sample::{LogProbs, draw, greedy, random_word};
 use intact_core::ops::softcap::softcap;
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// How to run; nothing here changes a bit of any result.
@@ -42,13 +47,16 @@ const MAX_SLOT_ELEMENTS: usize = 1 << 28;
 
 /// One model with its sequences.
 pub struct Engine {
-    model: Arc<Certified>,
-    executor: Cpu,
-    scheduler: Scheduler,
+    pub(crate) model: Arc<Certified>,
+    pub(crate) digest: Hash,
+    pub(crate) executor: Cpu,
+    pub(crate) scheduler: Scheduler,
     requests: BTreeMap<RequestId, Running>,
+    /// Of requests that have ended, until they are taken.
+    receipts: BTreeMap<RequestId, Receipt>,
     next: RequestId,
-    options: Options,
-    logits: Vec<i32>,
+    pub(crate) options: Options,
+    pub(crate) logits: Vec<i32>,
 }
 
 /// A request of which a continuation is not finished.
@@ -58,6 +66,7 @@ struct Running {
     keys: Range<u64>,
     /// Continuations that are not finished.
     open: u32,
+    recorder: Option<Recorder>,
 }
 
 impl Engine {
@@ -71,7 +80,10 @@ impl Engine {
         let executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page);
         let mut scheduler = Scheduler::default();
         scheduler.pages.most = options.kv_tokens.div_ceil(options.page).max(1);
-        Self { model, executor, scheduler, requests: BTreeMap::new(), next: 0, options, logits: Vec::new() }
+        // Every model that was loaded has a digest of 64 digits.
+        let digest = Hash::parse(&loaded.manifest.digest).unwrap_or_default();
+        let (requests, receipts) = (BTreeMap::new(), BTreeMap::new());
+        Self { model, digest, executor, scheduler, requests, receipts, next: 0, options, logits: Vec::new() }
     }
 
     /// The model.
@@ -80,7 +92,7 @@ impl Engine {
         &self.model
     }
 
-    fn context(&self) -> usize {
+    pub(crate) fn context(&self) -> usize {
         self.model.model().context as usize
     }
 
@@ -89,17 +101,31 @@ impl Engine {
     /// # Errors
     /// A field out of range, or a sequence that the cache could never hold.
     pub fn add(&mut self, request: Request) -> Result<RequestId, RequestError> {
+        self.queue(request, None)
+    }
+
+    /// Takes a request and keeps a receipt for it, which [`Engine::take_receipt`] gives once the request has ended.
+    ///
+    /// # Errors
+    /// As for [`Engine::add`]; [`RequestError::ReceiptTooLarge`].
+    pub fn add_with_receipt(&mut self, request: Request, trace: Trace) -> Result<RequestId, RequestError> {
+        self.queue(request, Some(trace))
+    }
+
+    fn queue(&mut self, mut request: Request, trace: Option<Trace>) -> Result<RequestId, RequestError> {
         request.check(self.model.model().vocabulary, self.context())?;
         let tokens = request.prompt.len().saturating_add(request.max_tokens as usize - 1).min(self.context());
         let capacity = self.scheduler.pages.most * self.options.page;
         if tokens > capacity {
             return Err(RequestError::CacheTooSmall { tokens, capacity });
         }
+        let recorder = trace.map(|trace| Recorder::new(&self.model, self.digest, &request, trace)).transpose()?;
+        request.stop_ids.sort_unstable();
         let id = self.next;
         self.next += 1;
         let keys = self.scheduler.add(id, &request);
         let open = request.n;
-        self.requests.insert(id, Running { request, keys, open });
+        self.requests.insert(id, Running { request, keys, open, recorder });
         Ok(id)
     }
 
@@ -122,9 +148,16 @@ impl Engine {
         if self.scheduler.remove(key) {
             running.open -= 1;
             if running.open == 0 {
-                self.requests.remove(&id);
+                let recorder = self.requests.remove(&id).and_then(|running| running.recorder);
+                self.receipts.extend(recorder.map(|recorder| (id, recorder.finish())));
             }
         }
+    }
+
+    /// The receipt of a request that has ended, by itself or by [`Engine::cancel`]. It is there until it is taken; none
+    /// where the request was added without one.
+    pub fn take_receipt(&mut self, id: RequestId) -> Option<Receipt> {
+        self.receipts.remove(&id)
     }
 
     /// Whether nothing is left to do.
@@ -143,9 +176,11 @@ impl Engine {
         let tables: Vec<&[u32]> = plan.runs.iter().map(|&(key, _)| self.scheduler.table(key)).collect();
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        self.executor.forward(&Batch { tokens: &plan.tokens, tables: &tables }, &mut logits, &mut |_, _| ());
+        let mut probe = self.probe(&plan);
+        let batch = Batch { tokens: &plan.tokens, tables: &tables };
+        self.executor.forward(&batch, &mut logits, &mut |slot, values| probe.see(slot, values));
 
-        let mut rows = logits.chunks_exact_mut(self.model.model().vocabulary);
+        let mut rows = logits.chunks_exact_mut(self.model.model().vocabulary).enumerate();
         let mut events = Vec::new();
         for (key, end) in plan.runs {
             let last = plan.tokens[end - 1];
@@ -153,35 +188,46 @@ impl Engine {
                 sequence.computed = last.position as usize + 1;
             }
             if last.logits {
-                events.extend(rows.next().and_then(|row| self.extend(key, row)));
+                events.extend(rows.next().and_then(|(i, row)| self.extend(key, row, probe.digests(i))));
             }
         }
         self.logits = logits;
         Ok(events)
     }
 
-    /// Chooses the next token of a sequence, and ends the sequence where it is complete.
-    fn extend(&mut self, key: u64, logits: &mut [i32]) -> Option<Event> {
-        let sequence = self.scheduler.get_mut(key)?;
-        let request = &self.requests.get(&sequence.request)?.request;
-        let step = sequence.generated() as u32;
-        let (token, logprob, top) = choose(logits, &self.model, request, sequence.stream, step);
-        sequence.tokens.push(token);
-        let full = sequence.generated() >= request.max_tokens as usize
-            || sequence.tokens.len() > self.model.model().context as usize;
-        let finish = match (request.stop_ids.contains(&token), full) {
-            (true, _) => Some(Finish::Stop),
-            (false, true) => Some(Finish::Length),
-            (false, false) => None,
+    /// Hashes what a receipt has to say about the slots of this step.
+    fn probe(&self, plan: &Plan) -> Probe {
+        let traced = |sequence: u32| {
+            let running =
+                self.scheduler.get(plan.runs[sequence as usize].0).and_then(|s| self.requests.get(&s.request));
+            let recorder = running.and_then(|running| running.recorder.as_ref());
+            recorder.is_some_and(|recorder| recorder.trace() == Trace::Tensors)
         };
-        let event = Event { request: sequence.request, stream: sequence.stream, token, logprob, top, finish };
+        Probe::new(&self.model, &plan.tokens, traced)
+    }
+
+    /// Chooses the next token of a sequence, and ends the sequence where it is complete.
+    fn extend(&mut self, key: u64, logits: &mut [i32], tensors: &[Short]) -> Option<Event> {
+        let context = self.context();
+        let sequence = self.scheduler.get_mut(key)?;
+        let Running { request, recorder, .. } = self.requests.get_mut(&sequence.request)?;
+        let stream = sequence.stream;
+        // Before the choice, which may apply the final softcap.
+        let hash = recorder.is_some().then(|| logits_digest(logits));
+        let (token, logprob, top) = choose(logits, &self.model, request, stream, sequence.generated() as u32);
+        sequence.tokens.push(token);
+        let finish = request.finish(token, sequence.generated(), context);
+        if let (Some(recorder), Some(hash)) = (recorder, hash) {
+            recorder.push(stream, token, hash, tensors, finish);
+        }
+        let event = Event { request: sequence.request, stream, token, logprob, top, finish };
         if finish.is_some() {
             self.close(event.request, key);
         }
         Some(event)
     }
 
-    fn reserve(&mut self) -> Result<(), RequestError> {
+    pub(crate) fn reserve(&mut self) -> Result<(), RequestError> {
         let pages = self.scheduler.pages.high_water();
         let kv = self.executor.kv_mut();
         if pages > kv.pages() {
@@ -201,28 +247,13 @@ impl Engine {
     pub fn logits(&mut self, tokens: &[u32], each: &mut dyn FnMut(&[i32])) -> Result<(), RequestError> {
         let vocabulary = self.model.model().vocabulary;
         check_tokens(tokens, vocabulary, self.context())?;
-        let mut table = Vec::new();
-        if !self.scheduler.pages.extend(&mut table, tokens.len().div_ceil(self.options.page)) {
-            let capacity = self.scheduler.pages.most * self.options.page;
-            return Err(RequestError::CacheTooSmall { tokens: tokens.len(), capacity });
-        }
-        let result = self.reserve();
-        if result.is_ok() {
-            for (i, ids) in tokens.chunks(self.options.chunk).enumerate() {
-                let first = (i * self.options.chunk) as u32;
-                let token = |(&id, position)| Token { id, sequence: 0, position, logits: true };
-                let run: Vec<Token> = ids.iter().zip(first..).map(token).collect();
-                self.logits.clear();
-                let batch = Batch { tokens: &run, tables: &[&table] };
-                self.executor.forward(&batch, &mut self.logits, &mut |_, _| ());
-                for row in self.logits.chunks_exact_mut(vocabulary) {
-                    cap(row, &self.model);
-                    each(row);
-                }
-            }
-        }
-        self.scheduler.pages.release(&mut table);
-        result
+        let model = Arc::clone(&self.model);
+        let wanted: Vec<usize> = (0..tokens.len()).collect();
+        Replay::new(self).run(tokens, &wanted, Trace::Logits, &mut |row| {
+            cap(row.logits, &model);
+            each(row.logits);
+            ControlFlow::Continue(())
+        })
     }
 }
 
@@ -234,7 +265,7 @@ fn cap(logits: &mut [i32], model: &Certified) {
 }
 
 /// Section 4: greedy choice reads the logits before a final softcap, everything else after it.
-fn choose(
+pub(crate) fn choose(
     logits: &mut [i32], model: &Certified, request: &Request, stream: u32, step: u32,
 ) -> (u32, Option<i32>, Vec<LogProb>) {
     let f = model.model().fraction_bits;

@@ -135,10 +135,45 @@ pub enum RequestError {
         /// What is allowed.
         range: &'static str,
     },
+    /// A receipt that nobody could read.
+    #[error(
+        "receipt: it could grow to {bytes} bytes, more than {most}; lower max_tokens or n, or trace logits instead of tensors"
+    )]
+    ReceiptTooLarge {
+        /// Bytes at most.
+        bytes: usize,
+        /// The largest receipt that is read.
+        most: usize,
+    },
     /// The cache could not grow.
     #[error("KV cache: {bytes} more bytes are not to be had; lower kv_tokens or run fewer sequences at once")]
     OutOfMemory {
         /// Bytes asked for.
         bytes: usize,
+    },
+}
+
+/// A receipt that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiptError {
+    /// More bytes than any receipt has.
+    #[error("more than {most} bytes, which no receipt has")]
+    TooLarge {
+        /// The largest receipt that is read.
+        most: usize,
+    },
+    /// A version of the format that this build does not know.
+    #[error("receipt: version {found} is not {supported}; use a release of Intact that knows it")]
+    Version {
+        /// In the file.
+        found: u64,
+        /// In this build.
+        supported: u32,
+    },
+    /// Not what docs/RECEIPTS.md describes.
+    #[error("{}; the file is damaged or is no receipt", printable(problem))]
+    Malformed {
+        /// What is wrong, with the field.
+        problem: String,
     },
 }

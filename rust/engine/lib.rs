@@ -3,10 +3,12 @@
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod receipt;
+mod replay;
 pub mod request;
 mod scheduler;
 
 pub use engine::{Engine, Options};
-pub use error::{ModelError, RequestError};
+pub use error::{ModelError, ReceiptError, RequestError};
 pub use intact_core as core;
 pub use model::Loaded;

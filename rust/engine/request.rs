@@ -70,6 +70,11 @@ impl Request {
     /// The first field that is out of range.
     pub fn check(&self, vocabulary: usize, context: usize) -> Result<(), RequestError> {
         check_tokens(&self.prompt, vocabulary, context)?;
+        self.check_settings()
+    }
+
+    /// Checks everything that does not depend on the model.
+    pub(crate) fn check_settings(&self) -> Result<(), RequestError> {
         let s = &self.sampling;
         let ranges = [
             ("max_tokens", u64::from(self.max_tokens), 1, u64::from(u32::MAX), "1…2^32-1"),
@@ -84,6 +89,22 @@ impl Request {
             }
         }
         Ok(())
+    }
+
+    /// Tokens that each continuation has at most.
+    pub(crate) fn most_tokens(&self, context: usize) -> usize {
+        // The last token need not fit the context, since it is not run.
+        (self.max_tokens as usize).min((context + 1).saturating_sub(self.prompt.len()))
+    }
+
+    /// Why a continuation ends with its token number `count`, counted from 1; `None` where it goes on. The stop ids
+    /// ascend.
+    pub(crate) fn finish(&self, token: u32, count: usize, context: usize) -> Option<Finish> {
+        match (self.stop_ids.binary_search(&token).is_ok(), count >= self.most_tokens(context)) {
+            (true, _) => Some(Finish::Stop),
+            (false, true) => Some(Finish::Length),
+            (false, false) => None,
+        }
     }
 }
 

@@ -123,6 +123,10 @@ impl Scheduler {
         self.sequences.is_empty()
     }
 
+    pub(crate) fn get(&self, key: u64) -> Option<&Sequence> {
+        self.sequences.get(&key)
+    }
+
     pub(crate) fn get_mut(&mut self, key: u64) -> Option<&mut Sequence> {
         self.sequences.get_mut(&key)
     }

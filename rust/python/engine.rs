@@ -2,6 +2,8 @@
 
 use crate::errors;
 use crate::model::{self, Model};
+use crate::receipt::{self, Verdict};
+use intact::receipt::Spot;
 use intact::request::{Finish, Request};
 use intact::{Engine as Inner, Options, RequestError};
 use intact_core::cpu::Pool;
@@ -9,6 +11,7 @@ use intact_core::kernels::Kernels;
 use intact_core::ops::sample::Sampling;
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One model with its threads, cache and sequences. Calls from several threads take turns.
@@ -75,15 +78,42 @@ impl Engine {
     }
 
     /// Takes a request and returns its number; its tokens come from `step`. Settings are the contract's integers.
-    #[pyo3(signature = (prompt, *, max_tokens, temperature, top_k, top_p, min_p, seed, n, stop_ids, logprobs))]
+    #[pyo3(signature = (prompt, *, max_tokens, temperature, top_k, top_p, min_p, seed, n, stop_ids, logprobs,
+                        receipt = None))]
     #[allow(clippy::too_many_arguments)]
     fn add(
         &self, py: Python<'_>, prompt: Vec<u32>, max_tokens: u32, temperature: u32, top_k: u32, top_p: u32, min_p: u32,
-        seed: u64, n: u32, stop_ids: Vec<u32>, logprobs: Option<u32>,
+        seed: u64, n: u32, stop_ids: Vec<u32>, logprobs: Option<u32>, receipt: Option<&str>,
     ) -> PyResult<u64> {
+        let trace = receipt.map(receipt::trace).transpose()?;
         let sampling = Sampling { temperature, top_k, top_p, min_p, seed };
         let request = Request { prompt, max_tokens, sampling, n, stop_ids, logprobs };
-        self.with(py, |engine| engine.add(request)).map_err(errors::request)
+        let add = |engine: &mut Inner| match trace {
+            Some(trace) => engine.add_with_receipt(request, trace),
+            None => engine.add(request),
+        };
+        self.with(py, add).map_err(errors::request)
+    }
+
+    /// The receipt of a request that has ended, once; None where it has none. Of output i it keeps `lengths[i]` tokens.
+    fn take_receipt<'py>(&self, py: Python<'py>, request: u64, lengths: Vec<usize>) -> Option<Bound<'py, PyBytes>> {
+        let bytes = self.with(py, |engine| {
+            let mut receipt = engine.take_receipt(request)?;
+            lengths.into_iter().enumerate().for_each(|(stream, length)| receipt.cut(stream, length));
+            Some(receipt.to_bytes())
+        });
+        bytes.map(|bytes| PyBytes::new(py, &bytes))
+    }
+
+    /// Checks a receipt: all steps, or `spot` steps chosen by `spot_seed`.
+    #[pyo3(signature = (receipt, spot = None, spot_seed = 0))]
+    fn verify_receipt<'py>(
+        &self, py: Python<'py>, receipt: &[u8], spot: Option<usize>, spot_seed: u64,
+    ) -> PyResult<Verdict<'py>> {
+        let spot = spot.map(|steps| Spot { steps, seed: spot_seed });
+        let receipt = receipt::parse(py, receipt)?;
+        let verdict = self.with(py, |engine| engine.verify(&receipt, spot)).map_err(errors::request)?;
+        receipt::verdict(py, &verdict)
     }
 
     /// Ends a request, or one of its continuations.

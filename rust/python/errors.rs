@@ -24,6 +24,11 @@ pub(crate) fn request(error: impl Display) -> PyErr {
     raise("RequestError", &error)
 }
 
+/// A receipt that cannot be read.
+pub(crate) fn receipt(error: impl Display) -> PyErr {
+    raise("ReceiptError", &error)
+}
+
 /// A device or kernel set that is not there.
 pub(crate) fn device(error: impl Display) -> PyErr {
     raise("DeviceError", &error)

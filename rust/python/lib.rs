@@ -1,9 +1,11 @@
 //! The native module of the Python package. It converts values and releases the GIL around work, nothing else.
 
+mod conformance;
 mod engine;
 mod errors;
 mod model;
 mod numerics;
+mod receipt;
 mod source;
 
 use intact_core::kernels::{Kernels, SETS};
@@ -45,6 +47,9 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("CONTRACT_VERSION", intact_core::CONTRACT_VERSION)?;
     m.add_function(wrap_pyfunction!(kernels, m)?)?;
     m.add_function(wrap_pyfunction!(release_free_memory, m)?)?;
+    m.add_function(wrap_pyfunction!(conformance::conformance, m)?)?;
+    m.add("MAX_RECEIPT_BYTES", intact::receipt::MAX_BYTES)?;
+    m.add_function(wrap_pyfunction!(receipt::check_receipt, m)?)?;
     m.add_class::<model::Model>()?;
     m.add_class::<source::Source>()?;
     m.add_class::<engine::Engine>()?;

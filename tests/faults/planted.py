@@ -1,7 +1,7 @@
 """Plants one fault at a time in a copy of the sources and demands that the suite finds it.
 
-Run from the root of the repository: `python -m tests.faults.planted`. Prints which test found which fault; exit status
-1 when one goes unseen. Part of `make test-full`, because every fault is a build of its own.
+Run from the root of the repository: `python -m tests.faults.planted`. Prints which test or case found which fault; exit
+status 1 when one goes unseen. Part of `make test-full`, because every fault is a build of its own.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ class Fault(NamedTuple):
         right: Text that stands there exactly once.
         wrong: What replaces it.
         tests: Arguments of `cargo test`; none for the conformance suite, which names its cases.
+        target: Where `make cross` runs the conformance suite; this machine where it is empty.
     """
 
     what: str
     path: str
     right: str
     wrong: str
-    tests: tuple[str, ...]
+    tests: tuple[str, ...] = ()
+    target: str = ""
 
 
 FAULTS = (
@@ -45,18 +47,53 @@ FAULTS = (
         ("-p", "intact", "--test", "check_kernels"),
     ),
     Fault(
+        "kernel: AVX2 adds up pairs with a bit too many",
+        "rust/core/kernels/x86_64/avx2.rs",
+        "acc = _mm256_add_epi32(acc, _mm256_madd_epi16(short, _mm256_set1_epi16(1)));",
+        "acc = _mm256_add_epi32(acc, _mm256_madd_epi16(short, _mm256_set1_epi16(3)));",
+    ),
+    Fault(
+        "kernel: NEON rounds powers of two down",
+        "rust/core/kernels/aarch64/neon_math.rs",
+        "let m = vrsraq_n_u32::<16>(",
+        "let m = vsraq_n_u32::<16>(",
+        target="arm64",
+    ),
+    Fault(
+        "kernel: the reference drops the last bit of attention weights",
+        "rust/core/ops/attention.rs",
+        "let (high, low) = (w >> 11, w & 2047);",
+        "let (high, low) = (w >> 11, w & 2046);",
+    ),
+    Fault(
+        "rule: shifts round half down",
+        "rust/core/fixed.rs",
+        "if s == 0 { v } else { (v + (1i64 << (s - 1))) >> s }",
+        "if s == 0 { v } else { (v + (1i64 << (s - 1)) - 1) >> s }",
+    ),
+    Fault(
+        "vectors: one bit of one result",
+        "tests/vectors/primitives.json",
+        '{"args":{"v":4611686018427387904},"result":2147483647}',
+        '{"args":{"v":4611686018427387904},"result":2147483646}',
+    ),
+    Fault(
+        "vectors: one digit of one published digest",
+        "tests/vectors/conformance.json",
+        '"ops/rope": "',
+        '"ops/rope": "0',
+    ),
+    Fault(
         "op: rms_norm rounds its mean of squares down",
         "rust/core/ops/rms_norm.rs",
         "let v = rshr(i64::from(x), t) as i32;",
         "let v = (x >> t) as i32;",
-        (),
     ),
     Fault(
         "op: rope turns the other way",
         "rust/core/ops/rope.rs",
         "(sat(rshr(a * c - b * s, 30)), sat(rshr(a * s + b * c, 30)))",
         "(sat(rshr(a * c + b * s, 30)), sat(rshr(b * c - a * s, 30)))",
-        (),
     ),
     Fault(
         "converter: transcribed scales are rounded down",
@@ -70,7 +107,6 @@ FAULTS = (
         "rust/core/ops/sample.rs",
         "ranked.shortest(|sum| sum > x)",
         "ranked.shortest(|sum| sum >= x)",
-        (),
     ),
     Fault(
         "scheduler: a continuation shares one page of its prompt too many",
@@ -106,6 +142,8 @@ def main() -> int:
 
 def run(fault: Fault, copy: Path, environment: dict[str, str]) -> str:
     """The names of the tests or cases that fail, or nothing when all pass."""
+    if fault.target:
+        return emulated(fault.target, copy)
     if not fault.tests:
         return differing(copy, environment)
     command = ["cargo", "test", "--locked", *fault.tests]
@@ -124,10 +162,32 @@ def differing(copy: Path, environment: dict[str, str]) -> str:
     if not result.stdout.startswith("{"):
         raise SystemExit(f"the conformance suite did not run\n{result.stderr[-2000:]}")
     report = json.loads(result.stdout)
+    if report["equal"]:
+        return ""
     backends = [backend for backend in report["backends"] if backend["ran"]]
     cases = {problem["case"] for backend in backends for problem in backend["differs"]}
-    names = [backend["name"] for backend in backends if backend["differs"]]
-    return f"{', '.join(sorted(cases) + report['damaged'])} (on {', '.join(names) or 'all'})" if not report["equal"] else ""
+    where = [backend["name"] for backend in backends if backend["differs"]]
+    return f"{summary(sorted(cases) + report['damaged'])} (on {', '.join(where) or 'every back end'})"
+
+
+def emulated(target: str, copy: Path) -> str:
+    """The problems that `make cross` finds on a target; standard libraries that were built for it are used again."""
+    for sysroot in (ROOT / "build" / "cross").glob("rust-*/sysroot"):
+        link = copy / sysroot.relative_to(ROOT)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(sysroot)
+    table = copy / "build" / "cross" / "table.json"
+    command = [sys.executable, "-m", "tests.cross", "--only", target]
+    result = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    if not table.is_file():
+        raise SystemExit(f"make cross did not run\n{result.stderr[-2000:]}")
+    problems = json.loads(table.read_text())["problems"]
+    return summary([problem.split(" differs: ")[0] for problem in problems if " differs: " in problem])
+
+
+def summary(found: list[str]) -> str:
+    """The first of what was found, and how many there are."""
+    return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! Hostile files: seeded mutants of every format that is read go through import, conversion, certification and a run.
 //!
 //! No mutant may panic, abort, take memory out of proportion to its size, or take long; whatever is accepted computes
-//! the same on every kernel set. 2,000 mutants by default, 20,000 with `INTACT_TEST_FULL=1`; a failure names its seed,
+//! the same on every kernel set. 2,400 mutants by default, 24,000 with `INTACT_TEST_FULL=1`; a failure names its seed,
 //! and `INTACT_MUTATION_SEED=SEED` (or `FIRST..LAST`) runs that mutant (or those) alone.
 
 mod blind;
@@ -15,10 +15,12 @@ mod memory;
 mod model;
 mod program;
 mod random;
+mod receipt;
 mod safetensors;
 
 use drive::{CHECKPOINT_FAMILIES, MODEL_FAMILIES, Met};
 use random::Random;
+use receipt::RECEIPT_FAMILIES;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,20 +46,24 @@ pub(crate) enum Open {
     Checkpoint(String),
     /// The mutant's directory, as a model.
     Model,
+    /// The one file in the mutant's directory, as a receipt.
+    Receipt,
 }
 
 type Maker = fn(&[model::Base], &mut Random) -> Mutant;
 
 /// Each kind of mutants, with its share of them.
-const KINDS: [(&str, usize, Maker); 8] = [
+const KINDS: [(&str, usize, Maker); 10] = [
     ("gguf structure", 3, |_, random| gguf::structure(random)),
     ("gguf bytes", 2, |_, random| gguf::bytes(random)),
     ("hf structure", 3, |_, random| checkpoint::structure(random)),
-    ("hf bytes", 2, |_, random| checkpoint::bytes(random)),
+    ("hf bytes", 3, |_, random| checkpoint::bytes(random)),
     ("program", 4, model::program),
     ("manifest", 3, model::manifest),
     ("planes", 4, model::planes),
     ("model bytes", 3, model::bytes),
+    ("receipt structure", 3, receipt::structure),
+    ("receipt bytes", 1, receipt::bytes),
 ];
 
 /// Memory that a mutant may take beyond twice its files.
@@ -116,7 +122,7 @@ fn seeds() -> (Range<u64>, bool) {
     const NAME: &str = "INTACT_MUTATION_SEED";
     let Ok(text) = std::env::var(NAME) else {
         let full = std::env::var_os("INTACT_TEST_FULL").is_some();
-        return (0..if full { 20_000 } else { 2_000 }, false);
+        return (0..if full { 24_000 } else { 2_400 }, false);
     };
     let (first, last) = text.split_once("..").unwrap_or((&text, ""));
     let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("{NAME}={text}: not SEED or FIRST..LAST"));
@@ -156,6 +162,7 @@ fn survive(mutant: &Mutant, root: &Path, seed: u64) -> Result<Met, String> {
                 match &mutant.open {
                     Open::Checkpoint(path) => drive::checkpoint(&directory.join(path), root, &mut random),
                     Open::Model => drive::model(&directory, root, &mut random),
+                    Open::Receipt => receipt::drive(&directory, &mut random),
                 }
             }))
         });
@@ -207,7 +214,8 @@ impl Table {
     /// Mutations must reach every family of refusals, and some must be accepted, or they test little.
     fn check(&self) {
         let met: BTreeSet<_> = self.0.keys().copied().collect();
-        let families: BTreeSet<_> = CHECKPOINT_FAMILIES.into_iter().chain(MODEL_FAMILIES).collect();
+        let families: BTreeSet<_> =
+            CHECKPOINT_FAMILIES.into_iter().chain(MODEL_FAMILIES).chain(RECEIPT_FAMILIES).collect();
         let missing: Vec<_> = families.difference(&met).collect();
         assert!(missing.is_empty(), "no mutant met {missing:?}");
         for (kind, ..) in KINDS {
@@ -219,11 +227,11 @@ impl Table {
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "\n{:20}", "")?;
-        KINDS.iter().try_for_each(|(kind, ..)| write!(f, "{kind:>16}"))?;
+        KINDS.iter().try_for_each(|(kind, ..)| write!(f, "{kind:>18}"))?;
         writeln!(f)?;
         for (outcome, counts) in &self.0 {
             write!(f, "{outcome:20}")?;
-            KINDS.iter().try_for_each(|(kind, ..)| write!(f, "{:>16}", counts.get(kind).copied().unwrap_or(0)))?;
+            KINDS.iter().try_for_each(|(kind, ..)| write!(f, "{:>18}", counts.get(kind).copied().unwrap_or(0)))?;
             writeln!(f)?;
         }
         Ok(())

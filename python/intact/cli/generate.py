@@ -22,6 +22,7 @@ from intact.errors import RequestError, TokenizerError
 
 if TYPE_CHECKING:
     from intact.llm import LLM, Prompt
+    from intact.receipts import Receipt
     from intact.sampling import SamplingParams
 
 Temperature = Annotated[float, typer.Option("--temperature", help="0 chooses the most likely token.")]
@@ -52,24 +53,37 @@ def run(
     max_tokens: MaxTokens = 256,
     stop: Stop = None,
     logprobs: Annotated[int | None, typer.Option("--logprobs", help="Likely tokens to report; with --json.")] = None,
+    receipt: Annotated[str | None, typer.Option("--receipt", help="Write a receipt, for `intact verify`.")] = None,
+    receipt_trace: Annotated[
+        str | None, typer.Option("--receipt-trace", help="logits, or tensors to name what differs.")
+    ] = None,
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
     cpu: CpuOption = None,
     json: JsonOption = False,
 ) -> None:
     """Continue a prompt, or answer it with --chat."""
-    params = _params(temperature, top_k, top_p, min_p, seed, max_tokens, stop, logprobs)
+    if receipt_trace is not None and receipt is None:
+        raise typer.BadParameter("goes with --receipt", param_hint="--receipt-trace")
+    trace = None if receipt is None else receipt_trace or "logits"
+    params = _params(temperature, top_k, top_p, min_p, seed, max_tokens, stop, logprobs, trace)
     if logprobs is not None and not json:
         raise typer.BadParameter("goes with --json", param_hint="--logprobs")
     if system is not None and not as_chat:
         raise typer.BadParameter("goes with --chat", param_hint="--system")
+    if receipt is not None:
+        from intact.receipts import check_target
+
+        check_target(receipt)  # before the answer, which takes long
     text = read_text("-") if prompt is None else prompt
     llm = open_model(model, threads, cpu, profile)
     start: Prompt = llm.chat_prompt([*_messages(system), {"role": "user", "content": text}]) if as_chat else text
     if not json:
-        _stream(llm, start, params)
+        _, made = _stream(llm, start, params)
+        _save(made, receipt)
         return
     output = llm.generate(start, params)[0]
+    _save(output.receipt, receipt)
     completion = output.outputs[0]
     result: dict[str, Any] = {
         "model_digest": llm.digest,
@@ -110,7 +124,7 @@ def chat(
             continue
         asked = [*messages, {"role": "user", "content": line}]
         try:
-            answer = _stream(llm, llm.chat_prompt(asked), params, to=sys.stderr if json else sys.stdout)
+            answer, _ = _stream(llm, llm.chat_prompt(asked), params, to=sys.stderr if json else sys.stdout)
         except (RequestError, TokenizerError) as error:
             # Such as a conversation that has outgrown the model's context: what came before it is still there.
             print(f"intact: {error}", file=sys.stderr)
@@ -130,12 +144,14 @@ def _read_line() -> str | None:
         return None
 
 
-def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: TextIO | None = None) -> str:
+def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: TextIO | None = None) -> tuple[str, Receipt | None]:
+    """Writes an answer as it comes; returns it with its receipt, if any."""
     out = to or sys.stdout
-    answer = ""
+    answer, receipt = "", None
     try:
         for chunk in llm.stream(prompt, params):
             answer += chunk.text
+            receipt = chunk.receipt
             out.write(chunk.text)
             out.flush()
     except KeyboardInterrupt:
@@ -143,7 +159,15 @@ def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: TextIO | None 
             raise
     out.write("\n")
     out.flush()
-    return answer
+    return answer, receipt
+
+
+def _save(receipt: Receipt | None, path: str | None) -> None:
+    if path is None:
+        return
+    if receipt is None:  # the answer was interrupted
+        raise KeyboardInterrupt
+    receipt.save(path)
 
 
 def _messages(system: str | None) -> list[dict[str, str]]:
@@ -159,6 +183,7 @@ def _params(
     max_tokens: int,
     stop: list[str] | None = None,
     logprobs: int | None = None,
+    receipt: Any = None,
 ) -> SamplingParams:
     from intact.sampling import SamplingParams
 
@@ -171,4 +196,5 @@ def _params(
         max_tokens=max_tokens,
         stop=stop,
         logprobs=logprobs,
+        receipt=receipt,
     )

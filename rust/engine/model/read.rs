@@ -59,8 +59,8 @@ impl Loaded {
     /// # Errors
     /// Any [`ModelError`].
     pub fn open(path: &Path, pool: &Pool) -> Result<Self, ModelError> {
-        let manifest = read_small(&path.join(MANIFEST), MAX_MANIFEST)?;
-        Self::from_bytes(path, &manifest, map(&path.join(PLANES))?, pool)
+        let manifest = parse_manifest(&path.join(MANIFEST), &read_small(&path.join(MANIFEST), MAX_MANIFEST)?)?;
+        Self::assemble(path, manifest, map(&path.join(PLANES))?, pool)
     }
 
     /// A directory whose two files are in memory; `path` names it in messages.
@@ -68,14 +68,16 @@ impl Loaded {
     /// # Errors
     /// Any [`ModelError`] but `Io`.
     pub fn from_bytes(path: &Path, manifest: &[u8], planes: Arc<dyn Storage>, pool: &Pool) -> Result<Self, ModelError> {
-        let manifest = parse_manifest(&path.join(MANIFEST), manifest)?;
+        Self::assemble(path, parse_manifest(&path.join(MANIFEST), manifest)?, planes, pool)
+    }
+
+    fn assemble(path: &Path, manifest: Manifest, planes: Arc<dyn Storage>, pool: &Pool) -> Result<Self, ModelError> {
         let file = path.join(PLANES);
-        let model = Reader { planes: named_planes(&file, planes)?, path: &file, used: 0 }.model(&manifest).map_err(
-            |problem| match problem {
-                Problem::Manifest(problem) => ModelError::Manifest { path: path.join(MANIFEST), problem },
-                Problem::Planes(problem) => ModelError::Planes { path: path.join(PLANES), problem },
-            },
-        )?;
+        let reader = Reader { planes: named_planes(&file, planes)?, path: &file, used: 0 };
+        let model = reader.model(&manifest).map_err(|problem| match problem {
+            Problem::Manifest(problem) => ModelError::Manifest { path: path.join(MANIFEST), problem },
+            Problem::Planes(problem) => ModelError::Planes { path: path.join(PLANES), problem },
+        })?;
         Self::certified(model, manifest, path, pool)
     }
 
