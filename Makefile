@@ -21,7 +21,7 @@ unexport CONDA_PREFIX
 SHA256SUM := $(shell command -v sha256sum || echo shasum -a 256)
 
 .PHONY: help build demo test test-rust test-python test-full lint lint-rust lint-python lint-machine-code bench \
-    coverage vectors wheel clean
+    coverage vectors cross cross-full races wheels wheel-test clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -82,8 +82,22 @@ vectors: $(NATIVE) ## regenerate tests/vectors: the Python oracle, then what onl
 	cargo run --release --locked -p intact-conformance -- publish > build/reference.json
 	mv build/reference.json tests/vectors/reference.json
 
-wheel: $(BIN)/maturin ## an abi3 wheel in dist/
-	$(BIN)/maturin build --release --strip --out dist
+# The next four install Debian packages where they are missing, and need a Debian 12 or newer on x86-64.
+cross: ## the conformance suite on other CPUs, under emulation: build/cross/table.md
+	$(PYTHON) -m tests.cross
+
+cross-full: ## the same on all targets
+	$(PYTHON) -m tests.cross --full
+
+races: ## every interleaving of the thread pool, under loom
+	cargo test --release --locked --manifest-path tests/races/Cargo.toml --target-dir target/races
+
+wheels: $(BIN)/maturin ## manylinux2014 wheels for x86-64 and aarch64 in dist/, audited
+	$(PYTHON) -m tests.cross --only arm64 --setup-only
+	$(BIN)/python -m tests.wheels build
+
+wheel-test: wheels ## the wheels in a bare environment and in an emulated arm64 Python
+	$(BIN)/python -m tests.wheels bare arm64
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) build dist target .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -11,7 +11,7 @@ from intact.cli.common import print_json
 
 
 def verify_machine(cpu: str | None, threads: int | None, as_json: bool) -> int:
-    """Runs every case on every back end, or on that of `cpu`, and says what differs; the status is 1 if anything does."""
+    """Runs every case on every back end, or on that of `cpu`; the status is 1 where anything differs."""
     from intact._native import conformance
 
     try:

@@ -50,19 +50,34 @@ impl Pool {
     }
 }
 
+/// All that threads wait on and share. `tests/races` compiles this file with loom's in its place.
+#[cfg(all(feature = "std", not(loom)))]
+mod sync {
+    pub(super) use alloc::sync::Arc;
+    pub(super) use core::hint::spin_loop;
+    pub(super) use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+    pub(super) use std::thread::{Builder, JoinHandle, yield_now};
+
+    /// Turns of a spin loop before a thread sleeps: 0.03 to 0.3 ms, as CPUs differ in how long they pause.
+    pub(super) const SPINS: u32 = 5_000;
+}
+
+#[cfg(loom)]
+use crate::sync;
+
 #[cfg(feature = "std")]
 mod threads {
-    use alloc::sync::Arc;
+    use super::sync::{
+        Arc, AtomicBool, AtomicUsize, Builder, Condvar, JoinHandle, Mutex, MutexGuard, Ordering, SPINS, spin_loop,
+        yield_now,
+    };
     use alloc::vec::Vec;
-    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-    use std::thread::{self, JoinHandle};
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::sync::PoisonError;
 
     /// What a thread does: its own number, and the number of the part.
     type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
-
-    /// Turns of a spin loop before a thread sleeps; about 20 µs.
-    const SPINS: u32 = 5_000;
 
     /// A fixed number of threads, the caller among them.
     pub struct Pool {
@@ -88,14 +103,18 @@ mod threads {
     }
 
     impl Shared {
-        fn work(&self, thread: usize, task: Task<'_>, count: usize) {
-            loop {
-                let part = self.next.fetch_add(1, Ordering::Relaxed);
-                if part >= count {
-                    return;
+        /// Does parts until none is left, or one panics.
+        fn work(&self, thread: usize, task: Task<'_>, count: usize) -> std::thread::Result<()> {
+            // A panic leaves nothing half-done behind that is used again: `run` passes it on.
+            catch_unwind(AssertUnwindSafe(|| {
+                loop {
+                    let part = self.next.fetch_add(1, Ordering::Relaxed);
+                    if part >= count {
+                        return;
+                    }
+                    task(thread, part);
                 }
-                task(thread, part);
-            }
+            }))
         }
 
         fn worker(&self, thread: usize) {
@@ -105,7 +124,7 @@ mod threads {
                 while self.epoch.load(Ordering::Acquire) == seen {
                     if spins < SPINS {
                         spins += 1;
-                        core::hint::spin_loop();
+                        spin_loop();
                         continue;
                     }
                     let guard = lock(&self.sleeping);
@@ -118,11 +137,8 @@ mod threads {
                 }
                 seen += 1;
                 let task = *lock(&self.task);
-                if let Some((task, count)) = task {
-                    let work = std::panic::AssertUnwindSafe(|| self.work(thread, task, count));
-                    if std::panic::catch_unwind(work).is_err() {
-                        self.panicked.store(true, Ordering::Release);
-                    }
+                if task.is_some_and(|(task, count)| self.work(thread, task, count).is_err()) {
+                    self.panicked.store(true, Ordering::Release);
                 }
                 self.pending.fetch_sub(1, Ordering::AcqRel);
             }
@@ -134,23 +150,19 @@ mod threads {
             drop(lock(&self.sleeping));
             self.wake.notify_all();
         }
-    }
 
-    /// Waits for the workers even when the caller's own part panics, because they borrow from its stack.
-    struct Barrier<'a>(&'a Shared);
-
-    impl Drop for Barrier<'_> {
-        fn drop(&mut self) {
+        /// Waits until no worker holds the task.
+        fn finish(&self) {
             let mut spins = 0;
-            while self.0.pending.load(Ordering::Acquire) > 0 {
+            while self.pending.load(Ordering::Acquire) > 0 {
                 if spins < SPINS {
                     spins += 1;
-                    core::hint::spin_loop();
+                    spin_loop();
                 } else {
-                    thread::yield_now();
+                    yield_now();
                 }
             }
-            *lock(&self.0.task) = None;
+            *lock(&self.task) = None;
         }
     }
 
@@ -170,7 +182,7 @@ mod threads {
             });
             let spawn = |thread: usize| {
                 let shared = Arc::clone(&shared);
-                thread::Builder::new().name("intact".into()).spawn(move || shared.worker(thread)).ok()
+                Builder::new().name("intact".into()).spawn(move || shared.worker(thread)).ok()
             };
             let workers = (1..threads).map_while(spawn).collect();
             Self { shared, workers, caller: Mutex::new(()) }
@@ -191,19 +203,22 @@ mod threads {
                 (0..count).for_each(|part| task(0, part));
                 return;
             }
-            let _one_caller = lock(&self.caller);
+            let one_caller = lock(&self.caller);
             let shared = &*self.shared;
-            // SAFETY: only the lifetime changes; `Barrier` keeps this frame alive until no worker holds the task.
+            // SAFETY: only the lifetime changes; nothing returns or unwinds from here before `finish`, after which no
+            // worker holds the task.
             let erased = unsafe { core::mem::transmute::<Task<'_>, Task<'static>>(task) };
             *lock(&shared.task) = Some((erased, count));
             shared.panicked.store(false, Ordering::Relaxed);
             shared.next.store(0, Ordering::Relaxed);
             shared.pending.store(self.workers.len(), Ordering::Release);
-            let barrier = Barrier(shared);
             shared.start();
-            shared.work(0, task, count);
-            drop(barrier);
-            assert!(!shared.panicked.load(Ordering::Acquire), "a thread of the pool panicked");
+            let own = shared.work(0, task, count);
+            shared.finish();
+            let panicked = shared.panicked.load(Ordering::Acquire);
+            drop(one_caller);
+            own.unwrap_or_else(|panic| resume_unwind(panic));
+            assert!(!panicked, "a thread of the pool panicked");
         }
     }
 
