@@ -40,7 +40,7 @@ def test_fewer_prompts_are_compared_with_the_same_prompts() -> None:
 
 
 def test_a_run_that_stops_early_is_not_taken_for_equal() -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="zip"):
         compare([text([1, 2], ["a", "b"]), BASE[1]], BASE)
 
 
