@@ -13,10 +13,10 @@ prompt is continued twice, with the largest logit and at temperature 0.8 with a 
 * logits: the steps whose logits equal the baseline's in every bit, both continuations together. llama.cpp is given the
   baseline's tokens, so that a step is compared on the same text. Intact's logits are those of a free run, through the
   hash chain of its receipt: after a difference no later step would count as equal.
-* greedy, sampled: the texts that differ, and the first token at which one does. A token is chosen from the logits
-  before it, so that up to its first difference a run on the baseline's tokens is a free run.
+* greedy, sampled: the texts that differ, and how many tokens are equal before the first difference of all. A token is
+  chosen from the logits before it, so that up to its first difference a run on the baseline's tokens is a free run.
 
-Takes about ten minutes with SmolLM2-135M on two idle cores. Writes OUTPUT.md, the table, and OUTPUT.json.
+Writes OUTPUT.md and OUTPUT.json, anew after every option.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def cells(found: dict[str, Any] | None) -> list[str]:
     for one in both:
         first = one["first_differing_token"]
         differ = [i for i in first if i is not None]
-        texts.append(f"{len(differ)} of {len(first)} differ, from token {min(differ)}" if differ else "equal")
+        texts.append(f"{len(differ)} of {len(first)} differ, first after {min(differ)} tokens" if differ else "equal")
     return texts
 
 
@@ -273,6 +273,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [["changed option", *heads], ["---"] * 7]
     lines += [[row["option"], *cells(row["llama"]), *cells(row["intact"])] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write(output: Path, report: dict[str, Any]) -> None:
+    """Writes OUTPUT.json, and OUTPUT.md with the table and what it was measured with."""
+    facts = [report["machine"], *({"engine": name} | about for name, about in report["engines"].items())]
+    notes = "".join(f"* {', '.join(f'{key} {value}' for key, value in fact.items())}\n" for fact in facts)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(f"{table(report['rows'])}\n{notes}", encoding="utf-8")
 
 
 def prompts_of(model: str) -> list[list[int]]:
@@ -346,17 +355,6 @@ def main() -> None:
     # The fastest set is the baseline's.
     others = [entry["name"] for entry in _native.kernels() if entry["available"] and not entry["chosen"]]
     rows: list[dict[str, Any]] = []
-    for option in plan(arguments.llama, arguments.llama_build, others):
-        row: dict[str, Any] = {"option": option["name"]}
-        for engine, setting in (("llama", option["llama"]), ("intact", option["intact"])):
-            row[engine] = None
-            if setting is not None:
-                against = {**shared, "baseline": baselines[engine]}
-                found = run(engine, setting[0], paths[engine], setting[1], against)
-                row[engine] = {**outcome(found, baselines[engine]), "settings": setting[1]}
-        rows.append(row)
-        print(" | ".join([row["option"], *cells(row["llama"]), *cells(row["intact"])]), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": machine(),
         "engines": {engine: result["engine"] for engine, result in baselines.items()},
@@ -367,8 +365,17 @@ def main() -> None:
         "seed": SEED,
         "rows": rows,
     }
-    arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    arguments.output.with_suffix(".md").write_text(table(rows), encoding="utf-8")
+    for option in plan(arguments.llama, arguments.llama_build, others):
+        row: dict[str, Any] = {"option": option["name"]}
+        for engine, setting in (("llama", option["llama"]), ("intact", option["intact"])):
+            row[engine] = None
+            if setting is not None:
+                against = {**shared, "baseline": baselines[engine]}
+                found = run(engine, setting[0], paths[engine], setting[1], against)
+                row[engine] = {**outcome(found, baselines[engine]), "settings": setting[1]}
+        rows.append(row)
+        write(arguments.output, report)
+        print(" | ".join([row["option"], *cells(row["llama"]), *cells(row["intact"])]), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benches.reproducibility import RUN_OPTIONS, Result, Text, cells, chunks, compare, outcome, plan, table
+from benches.reproducibility import RUN_OPTIONS, Result, Text, cells, chunks, compare, outcome, plan, table, write
 
 
 def text(tokens: list[int], logits: list[str]) -> Text:
@@ -49,7 +51,11 @@ def test_cells() -> None:
     assert cells(None) == ["not a run option", "–", "–"]
     assert cells(outcome(base, base)) == ["equal", "equal", "equal"]
     changed = [text([1, 2, 9], ["a", "b", "x"]), text([4, 9, 6], ["d", "x", "f"])]
-    assert cells(outcome(result(BASE, changed), base)) == ["10 of 12 equal", "equal", "2 of 2 differ, from token 1"]
+    assert cells(outcome(result(BASE, changed), base)) == [
+        "10 of 12 equal",
+        "equal",
+        "2 of 2 differ, first after 1 tokens",
+    ]
 
 
 def test_table_has_a_line_for_every_row_and_a_cell_for_every_column() -> None:
@@ -58,6 +64,19 @@ def test_table_has_a_line_for_every_row_and_a_cell_for_every_column() -> None:
     lines = table([row, row]).splitlines()
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {8}
+
+
+def test_write(tmp_path: Path) -> None:
+    base = result(BASE, BASE)
+    report: dict[str, Any] = {
+        "machine": {"processor": "P"},
+        "engines": {"intact": {"version": "V"}},
+        "rows": [{"option": "threads", "llama": None, "intact": outcome(base, base)}],
+    }
+    write(tmp_path / "new" / "out", report)
+    assert json.loads((tmp_path / "new" / "out.json").read_text("utf-8")) == report
+    written = (tmp_path / "new" / "out.md").read_text("utf-8")
+    assert written == table(report["rows"]) + "\n* processor P\n* engine intact, version V\n"
 
 
 def test_plan() -> None:
