@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 PROMPT_TOKENS = (8, 16, 32, 64, 128, 256, 384, 512)
-REFERENCE_PROMPTS = 2  # the plain loops of the `reference` kernels take minutes for all of them
+REFERENCE_PROMPTS = 2  # for all of them the plain loops of the `reference` kernels take very long
 SEED, TEMPERATURE = 42, 0.8
 BASELINE = {"threads": 2, "chunk": 512, "parallel": 1}
 
@@ -218,7 +218,7 @@ def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def work(task: dict[str, Any]) -> Result:
     """Continues all prompts of a task with one engine; this runs in the process of the engine."""
     settings, count = BASELINE | task["settings"], task["tokens"]
-    prompts = task["prompts"][: REFERENCE_PROMPTS if settings.get("cpu") == "reference" else None]
+    prompts = task["prompts"][: settings.pop("prompts", None)]
     engine: Llama | Intact
     if task["engine"] == "llama":
         engine = Llama(task["path"], settings, max(map(len, prompts)) + count)
@@ -234,8 +234,7 @@ def work(task: dict[str, Any]) -> Result:
 
 
 def compare(found: Sequence[Text], baseline: Sequence[Text]) -> dict[str, Any]:
-    """Steps with equal logits and, for each text, its first token that differs; only of what was found."""
-    baseline = baseline[: len(found)]
+    """Steps with equal logits and, for each text, its first token that differs."""
     rows = [a == b for x, y in zip(found, baseline, strict=True) for a, b in zip(x["logits"], y["logits"], strict=True)]
     first = [
         next((i for i, (a, b) in enumerate(zip(x["tokens"], y["tokens"], strict=True)) if a != b), None)
@@ -244,11 +243,13 @@ def compare(found: Sequence[Text], baseline: Sequence[Text]) -> dict[str, Any]:
     return {"steps": len(rows), "equal_steps": sum(rows), "first_differing_token": first}
 
 
-def outcome(found: Result, baseline: Result) -> dict[str, Any]:
+def outcome(found: Result, baseline: Result, settings: Settings) -> dict[str, Any]:
     """Both comparisons of an option."""
+    count = settings.get("prompts")
     return {
-        "greedy": compare(found["greedy"], baseline["greedy"]),
-        "sampled": compare(found["sampled"], baseline["sampled"]),
+        "settings": settings,
+        "greedy": compare(found["greedy"], baseline["greedy"][:count]),
+        "sampled": compare(found["sampled"], baseline["sampled"][:count]),
         "engine": found["engine"],
     }
 
@@ -317,7 +318,12 @@ def plan(llama: str, builds: Sequence[str], kernels: Sequence[str]) -> list[Opti
         label, _, python = build.partition("=")
         rows.append(Option(name=f"instructions: {label} build", llama=(python, {}), intact=None))
     for name in kernels:
-        rows.append(Option(name=f"instructions: `{name}` kernels", llama=None, intact=(sys.executable, {"cpu": name})))
+        settings: Settings = {"cpu": name}
+        what = f"instructions: `{name}` kernels"
+        if name == "reference":
+            settings["prompts"] = REFERENCE_PROMPTS
+            what += f", {REFERENCE_PROMPTS} prompts"
+        rows.append(Option(name=what, llama=None, intact=(sys.executable, settings)))
     return rows
 
 
@@ -372,7 +378,7 @@ def main() -> None:
             if setting is not None:
                 against = {**shared, "baseline": baselines[engine]}
                 found = run(engine, setting[0], paths[engine], setting[1], against)
-                row[engine] = {**outcome(found, baselines[engine]), "settings": setting[1]}
+                row[engine] = outcome(found, baselines[engine], setting[1])
         rows.append(row)
         write(arguments.output, report)
         print(" | ".join([row["option"], *cells(row["llama"]), *cells(row["intact"])]), flush=True)

@@ -37,21 +37,23 @@ def test_compare(found: list[Text], equal: int, first: list[int | None]) -> None
     assert compare(found, BASE) == {"steps": 6, "equal_steps": equal, "first_differing_token": first}
 
 
-def test_fewer_prompts_are_compared_with_the_same_prompts() -> None:
-    assert compare(BASE[:1], BASE) == {"steps": 3, "equal_steps": 3, "first_differing_token": [None]}
+def test_fewer_prompts_are_compared_where_an_option_says_so() -> None:
+    found = outcome(result(BASE[:1], BASE[:1]), result(BASE, BASE), {"prompts": 1})
+    assert found["greedy"] == {"steps": 3, "equal_steps": 3, "first_differing_token": [None]}
 
 
-def test_a_run_that_stops_early_is_not_taken_for_equal() -> None:
+@pytest.mark.parametrize("found", [BASE[:1], [text([1, 2], ["a", "b"]), BASE[1]]])
+def test_a_run_that_stops_early_is_not_taken_for_equal(found: list[Text]) -> None:
     with pytest.raises(ValueError, match="zip"):
-        compare([text([1, 2], ["a", "b"]), BASE[1]], BASE)
+        outcome(result(found, found), result(BASE, BASE), {})
 
 
 def test_cells() -> None:
     base = result(BASE, BASE)
     assert cells(None) == ["not a run option", "–", "–"]
-    assert cells(outcome(base, base)) == ["equal", "equal", "equal"]
+    assert cells(outcome(base, base, {})) == ["equal", "equal", "equal"]
     changed = [text([1, 2, 9], ["a", "b", "x"]), text([4, 9, 6], ["d", "x", "f"])]
-    assert cells(outcome(result(BASE, changed), base)) == [
+    assert cells(outcome(result(BASE, changed), base, {})) == [
         "10 of 12 equal",
         "equal",
         "2 of 2 differ, first after 1 tokens",
@@ -60,7 +62,7 @@ def test_cells() -> None:
 
 def test_table_has_a_line_for_every_row_and_a_cell_for_every_column() -> None:
     base = result(BASE, BASE)
-    row: dict[str, Any] = {"option": "threads", "llama": outcome(base, base), "intact": None}
+    row: dict[str, Any] = {"option": "threads", "llama": outcome(base, base, {}), "intact": None}
     lines = table([row, row]).splitlines()
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {8}
@@ -71,7 +73,7 @@ def test_write(tmp_path: Path) -> None:
     report: dict[str, Any] = {
         "machine": {"processor": "P"},
         "engines": {"intact": {"version": "V"}},
-        "rows": [{"option": "threads", "llama": None, "intact": outcome(base, base)}],
+        "rows": [{"option": "threads", "llama": None, "intact": outcome(base, base, {})}],
     }
     write(tmp_path / "new" / "out", report)
     assert json.loads((tmp_path / "new" / "out.json").read_text("utf-8")) == report
@@ -80,14 +82,14 @@ def test_write(tmp_path: Path) -> None:
 
 
 def test_plan() -> None:
-    rows = plan("/peer", ["AVX2 only=/other"], ["reference"])
+    rows = plan("/peer", ["AVX2 only=/other"], ["reference", "avx2"])
     assert [row["name"] for row in rows[: len(RUN_OPTIONS)]] == [name for name, _, _ in RUN_OPTIONS]
     assert rows[0]["llama"] == ("/peer", {})
     assert rows[0]["intact"] == (sys.executable, {})
-    assert rows[-2]["llama"] == ("/other", {})
-    assert rows[-2]["intact"] is None
-    assert rows[-1]["llama"] is None
-    assert rows[-1]["intact"] == (sys.executable, {"cpu": "reference"})
+    assert (rows[-3]["llama"], rows[-3]["intact"]) == (("/other", {}), None)
+    assert (rows[-2]["llama"], rows[-2]["intact"]) == (None, (sys.executable, {"cpu": "reference", "prompts": 2}))
+    assert (rows[-1]["llama"], rows[-1]["intact"]) == (None, (sys.executable, {"cpu": "avx2"}))
+    assert "2 prompts" in rows[-2]["name"]
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 4), (3, 4), (8, 4), (9, 4)])

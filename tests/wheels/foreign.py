@@ -18,7 +18,6 @@ from tests.wheels.installed import SOURCES, Report, add_checks, native_values, p
 from tests.wheels.steps import WORK, Failure, Table, index_settings, run
 
 SUITE = "bookworm"
-MIRROR = f"deb http://deb.debian.org/debian {SUITE} main"
 # The platform tags of packages that run on Debian 12, whose glibc is 2.36.
 PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_27", "manylinux_2_28", "manylinux_2_34")
 
@@ -105,9 +104,23 @@ def make_root(machine: Machine, root: Path) -> str:
         shutil.rmtree(scratch, ignore_errors=True)
         include = ",".join(("python3", "libstdc++6", *machine.packages))
         options = ["--variant=extract", f"--architectures={machine.debian}", f"--include={include}"]
-        run(["mmdebstrap", "--quiet", *options, SUITE, scratch, MIRROR])
+        run(["mmdebstrap", "--quiet", *options, SUITE, scratch, mirror()])
         scratch.rename(root)
     return f"Debian {SUITE}, {interpreter(root).name}"
+
+
+def mirror() -> str:
+    """Where this machine has the suite from, as a line of sources.list.
+
+    Raises:
+        Failure: It is no Debian of that suite.
+    """
+    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", "Created-By: Packages"])
+    for line in listed.splitlines():
+        uri, _, codename = line.partition(" ")
+        if codename == SUITE:
+            return f"deb {uri} {SUITE} main"
+    raise Failure(f"apt knows no mirror of Debian {SUITE}: add it to its sources, and run `apt-get update`")
 
 
 def install(machine: Machine, root: Path, site: Path, wheel: Path) -> str:
