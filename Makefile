@@ -41,7 +41,9 @@ test-full: $(DEMO_MODEL)/intact.json lint ## the same with the slow tests
 	cargo test --workspace --locked -- --include-ignored
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
 	$(BIN)/python -m tests.oracle --check
+	$(PYTHON) -m tests.cross --full
 	$(BIN)/python -m tests.faults.planted
+	$(MAKE) races
 	cargo rustc -p intact --lib --release --crate-type dylib --locked --target-dir target/dylib
 	$(BIN)/python tests/lint/no_float.py target/dylib/release/libintact.so
 

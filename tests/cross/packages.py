@@ -43,7 +43,11 @@ def install(targets: list[Target]) -> None:
         raise CrossError(f"not root, and sudo is missing: install as root: apt-get install {' '.join(packages)}")
     say(f"installing {' '.join(packages)}")
     apt = (*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get")
-    run((*apt, "update"), "the package lists")
+    try:
+        run((*apt, "update"), "the package lists")
+    except CrossError as error:
+        # One of many repositories may be out of reach; what counts is whether the packages can be installed.
+        say(str(error))
     run((*apt, "install", "--yes", "--no-install-recommends", *packages), f"installing {' '.join(packages)}")
     if packages := missing(needs):
         raise CrossError(f"{', '.join(packages)}: installed, but without what is needed of it; see {__name__}")
