@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from intact import LLM, quantize
+
+# A shell that starts the tests in the background has them, and what they start, ignore the interrupts that they test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "models"
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, CONTEXT = 64, 96, 2, 300, 256
