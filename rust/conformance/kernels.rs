@@ -181,9 +181,10 @@ impl Finish {
     #[must_use]
     pub fn run(&self, kernels: &Kernels) -> Vec<i32> {
         let rows = RowConstants { rows: &self.rows, bias: self.bias.as_deref(), preshift: self.preshift };
-        let mut out = vec![0; self.count];
-        (kernels.finish)(&self.sums, self.scale.0, self.scale.1, rows, &mut out);
-        out
+        // The case is the second of two tokens.
+        let (sums, (d, t), mut out) = ([[1; TILE], self.sums], self.scale, [[0; TILE]; 2]);
+        (kernels.finish)(&sums, &[128, d], &[0, t], rows, &mut out);
+        out[1][..self.count].to_vec()
     }
 }
 
@@ -307,11 +308,13 @@ impl Gated {
     }
 }
 
-/// A case of the attention slot: one head's query and its cache entries in runs, with codes in the ranges that the
-/// loader's check allows.
+/// A case of the attention slot: queries and their cache entries in runs, with codes in the ranges that the loader's
+/// check allows.
 pub struct Attention {
     at: String,
-    query: (Vec<i16>, i32, i32),
+    /// Codes, d, t and what each sees.
+    queries: Vec<(Vec<i16>, i32, i32, Range<usize>)>,
+    query_max: i64,
     narrow: bool,
     keys_i8: Vec<i8>,
     keys_i16: Vec<i16>,
@@ -357,7 +360,7 @@ impl Attention {
             scales[1][sink] = rng.between(0, 24) as u8;
         }
         let codes = (0..width).map(|i| fill.value(i / 3, -query_max, query_max, rng) as i16).collect();
-        let query = (codes, rng.between(128, 255) as i32, fill.value(round, 0, 24, rng) as i32);
+        let queries = vec![(codes, rng.between(128, 255) as i32, fill.value(round, 0, 24, rng) as i32, 0..positions)];
         let scoring = Scoring {
             scale: rng.between(1 << 14, (1 << 15) - 1) as i32,
             scale_shift: if round < 10 { rng.between(-127, 127) } else { rng.between(10, 60) } as i32,
@@ -372,11 +375,22 @@ impl Attention {
         let fraction_bits = rng.between(8, 20) as u32;
         let at = format!("width {width}, {positions} positions, {fill:?}, {scoring:?}, F = {fraction_bits}");
         let keys_i8 = keys_i16.iter().map(|&key| key as i8).collect();
-        Self { at, query, narrow, keys_i8, keys_i16, values, scales, ends, scoring, fraction_bits }
+        Self { at, queries, query_max, narrow, keys_i8, keys_i16, values, scales, ends, scoring, fraction_bits }
+    }
+
+    /// Adds a query that sees some of the positions.
+    pub fn add_query(&mut self, rng: &mut Rng) {
+        let (width, positions) = (self.queries[0].0.len(), self.scales[0].len() as i64);
+        let codes = (0..width).map(|_| rng.between(-self.query_max, self.query_max) as i16).collect();
+        let end = rng.between(1, positions);
+        // Most see all that is before them, as without a window.
+        let start = if rng.between(0, 2) == 0 { rng.between(0, end - 1) } else { 0 };
+        let scale = (rng.between(128, 255) as i32, rng.between(0, 24) as i32);
+        self.queries.push((codes, scale.0, scale.1, start as usize..end as usize));
     }
 
     fn runs(&self) -> Vec<Run<'_>> {
-        let (width, [key_d, key_t, value_d, value_t]) = (self.query.0.len(), &self.scales);
+        let (width, [key_d, key_t, value_d, value_t]) = (self.queries[0].0.len(), &self.scales);
         let starts = [0].into_iter().chain(self.ends.iter().copied());
         let run = |(start, &end): (usize, &usize)| {
             let (codes, entries) = (start * width..end * width, start..end);
@@ -397,12 +411,21 @@ impl Attention {
         starts.zip(&self.ends).map(run).collect()
     }
 
-    /// The weighted sum of the values.
+    /// The weighted sums of the values, query after query.
     #[must_use]
     pub fn run(&self, kernels: &Kernels) -> Vec<i32> {
-        let query = Query { codes: &self.query.0, d: self.query.1, t: self.query.2 };
-        let mut out = vec![0; self.query.0.len()];
-        (kernels.attention)(query, &self.runs(), &self.scoring, self.fraction_bits, &mut Scratch::default(), &mut out);
+        let each = self.queries.iter();
+        let queries: Vec<Query<'_>> =
+            each.map(|(codes, d, t, visible)| Query { codes, d: *d, t: *t, visible: visible.clone() }).collect();
+        let mut out = vec![0; queries.len() * self.queries[0].0.len()];
+        (kernels.attention)(
+            &queries,
+            &self.runs(),
+            &self.scoring,
+            self.fraction_bits,
+            &mut Scratch::default(),
+            &mut out,
+        );
         out
     }
 }

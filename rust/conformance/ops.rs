@@ -150,9 +150,10 @@ fn attention(a: &Value, f: u32, kernels: &Kernels) -> Value {
         }
     };
     let runs = [run(0..half), run(half..keys.1.len())];
-    let query = Query { codes: &query.0, d: i32::from(query.1[0]), t: i32::from(query.2[0]) };
+    let (codes, d, t, visible) = (&query.0, i32::from(query.1[0]), i32::from(query.2[0]), 0..keys.1.len());
+    let query = Query { codes, d, t, visible };
     let mut out = vec![0; width];
-    (kernels.attention)(query, &runs, &scoring, f, &mut Scratch::default(), &mut out);
+    (kernels.attention)(&[query], &runs, &scoring, f, &mut Scratch::default(), &mut out);
     json!(out)
 }
 
@@ -214,15 +215,15 @@ fn linear(a: &Value, kernels: &Kernels) -> Value {
     let preshift = number(&a["a"]);
     let matrix = Matrix { activation, preshift, ..w16(&weights, &scales, bias.as_deref()) };
     let codes = quantized(activation, &x, kernels.quantize);
-    let (mut sums, mut out) = ([[0; TILE]], vec![0; weights.len()]);
+    let (mut sums, mut out) = ([[0; TILE]], [[0; TILE]]);
     (kernels.dot)(&matrix, 0, &codes, 0..1, &mut sums);
     let rows = RowConstants {
         rows: matrix.planes.row.bytes(),
         bias: matrix.planes.bias.as_ref().map(|plane| &plane.bytes()[..4 * weights.len()]),
         preshift,
     };
-    (kernels.finish)(&sums[0], codes.token(0).d, codes.token(0).t, rows, &mut out);
-    json!(out)
+    (kernels.finish)(&sums, &[codes.token(0).d], &[codes.token(0).t], rows, &mut out);
+    json!(out[0][..weights.len()])
 }
 
 /// One vector in the form that the matrices of a mode read.

@@ -6,6 +6,7 @@ use crate::formats::GROUP;
 use crate::matrix::Activation;
 use crate::storage::AlignedBytes;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Columns are padded to this, so that kernels may take blocks in pairs.
 pub const PAD: usize = 64;
@@ -122,6 +123,13 @@ impl Activations {
             d: self.d[token],
             t: self.t[token],
         }
+    }
+
+    /// d and t of some tokens.
+    #[inline(always)]
+    #[must_use]
+    pub fn scales(&self, tokens: Range<usize>) -> (&[i32], &[i32]) {
+        (&self.d[tokens.clone()], &self.t[tokens])
     }
 
     /// Access to the vectors of all tokens, to be filled in from several threads.

@@ -263,7 +263,7 @@ fn linear_tiles(x: &[i32], matrix: &Matrix, kernels: &Kernels) -> Vec<i32> {
     codes.quantize_with(kernels.quantize, 0, x);
     let (d, t) = (codes.token(0).d, codes.token(0).t);
     let mut y = vec![0; matrix.rows];
-    let mut sums = [[0; TILE]];
+    let (mut sums, mut out) = ([[0; TILE]], [[0; TILE]]);
     for (tile, y) in y.chunks_mut(TILE).enumerate() {
         let first = 4 * TILE * tile;
         let rows = RowConstants {
@@ -272,7 +272,8 @@ fn linear_tiles(x: &[i32], matrix: &Matrix, kernels: &Kernels) -> Vec<i32> {
             preshift: matrix.preshift,
         };
         (kernels.dot)(matrix, tile, &codes, 0..1, &mut sums);
-        (kernels.finish)(&sums[0], d, t, rows, y);
+        (kernels.finish)(&sums, &[d], &[t], rows, &mut out);
+        y.copy_from_slice(&out[0][..y.len()]);
     }
     y
 }
@@ -377,8 +378,9 @@ fn attention<'py>(
             value_d: &values.d,
             value_t: &values.t,
         };
-        let query = Query { codes: &query.codes, d: i32::from(query.d[0]), t: i32::from(query.t[0]) };
-        kernel(query, &[run], &scoring, f, &mut Scratch::default(), &mut out);
+        let (d, t, visible) = (i32::from(query.d[0]), i32::from(query.t[0]), 0..keys.d.len());
+        let query = Query { codes: &query.codes, d, t, visible };
+        kernel(&[query], &[run], &scoring, f, &mut Scratch::default(), &mut out);
     });
     Ok(PyArray1::from_vec(py, out))
 }

@@ -1,5 +1,6 @@
 //! The CPU executor: interprets a program on a pool of threads.
 
+mod attention;
 mod kv;
 mod pool;
 
@@ -11,9 +12,9 @@ use crate::certify::Certified;
 use crate::formats::TILE;
 use crate::kernels::{Kernels, RowConstants};
 use crate::matrix::Matrix;
-use crate::ops::attention::{Query, Scratch};
+use crate::ops::attention::Scratch;
 use crate::ops::{embed, gated, hadamard, residual, rope, softcap};
-use crate::program::{Attention, MatrixId, Op, Slot, Vector};
+use crate::program::{MatrixId, Op, Slot, Vector, VectorId};
 use alloc::{sync::Arc, vec, vec::Vec};
 pub(crate) use pool::Disjoint;
 
@@ -47,16 +48,26 @@ pub struct Cpu {
     kv: KvCache,
     slots: Vec<Vec<i32>>,
     activations: Activations,
-    angles: Vec<(i32, i32)>,
+    angles: Angles,
     scratch: Vec<ThreadScratch>,
+}
+
+/// Rotations of every token of a batch: layers rotate by the same.
+#[derive(Default)]
+struct Angles {
+    /// The table that they are of; none before the first rotation of a batch.
+    table: Option<VectorId>,
+    values: Vec<(i32, i32)>,
 }
 
 /// Working memory of one thread.
 #[derive(Default)]
 struct ThreadScratch {
     sums: Vec<[i64; TILE]>,
+    outputs: Vec<[i32; TILE]>,
     attention: Scratch,
-    query: Vec<i16>,
+    codes: Vec<i16>,
+    attended: Vec<i32>,
 }
 
 /// Tokens that one call of a dot kernel covers at most; bounds the memory for their sums.
@@ -71,7 +82,16 @@ impl Cpu {
         let scratch = (0..pool.threads()).map(|_| ThreadScratch::default()).collect();
         let slots = vec![Vec::new(); model.widths().len()];
         let kv = KvCache::new(&model, page);
-        Self { model, kernels, pool, kv, slots, activations: Activations::default(), angles: Vec::new(), scratch }
+        Self {
+            model,
+            kernels,
+            pool,
+            kv,
+            slots,
+            activations: Activations::default(),
+            angles: Angles::default(),
+            scratch,
+        }
     }
 
     /// The caches.
@@ -101,6 +121,7 @@ impl Cpu {
         let model = Arc::clone(&self.model);
         let vocabulary = model.model().vocabulary;
         assert!(batch.tokens.iter().all(|token| (token.id as usize) < vocabulary), "token id outside the vocabulary");
+        self.angles.table = None;
         let mut layer = 0;
         for op in &model.model().body {
             self.step(op, batch, batch.tokens.len(), layer, probe);
@@ -143,12 +164,16 @@ impl Cpu {
             }
             Op::Linear { input, outputs } => self.linear(*input, outputs, tokens),
             Op::Rope { slot, head_width, table, pairs } => {
-                let Vector::Freq64(table) = &model.model().vectors[*table].values else { return };
+                let Vector::Freq64(frequencies) = &model.model().vectors[*table].values else { return };
                 let mut angles = core::mem::take(&mut self.angles);
-                angles.clear();
-                angles.extend(batch.tokens.iter().flat_map(|token| rope::angles(table, token.position)));
+                if angles.table != Some(*table) {
+                    let all = batch.tokens.iter().flat_map(|token| rope::angles(frequencies, token.position));
+                    angles.values.clear();
+                    angles.values.extend(all);
+                    angles.table = Some(*table);
+                }
                 self.rows(*slot, tokens, |row, i| {
-                    let angles = &angles[i * table.len()..(i + 1) * table.len()];
+                    let angles = &angles.values[i * frequencies.len()..(i + 1) * frequencies.len()];
                     row.chunks_exact_mut(*head_width).for_each(|head| rope::rope(head, angles, *pairs));
                 });
                 self.angles = angles;
@@ -236,63 +261,20 @@ impl Cpu {
         let (activations, kernels) = (&self.activations, self.kernels);
         self.pool.run(parts, &|thread, part| {
             // SAFETY: each thread has its own scratch, which outlives `run`.
-            let sums = &mut unsafe { scratch.part(thread, 1) }[0].sums;
+            let ThreadScratch { sums, outputs, .. } = &mut unsafe { scratch.part(thread, 1) }[0];
             sums.resize(TOKEN_BLOCK.min(tokens), [0; TILE]);
+            outputs.resize(TOKEN_BLOCK.min(tokens), [0; TILE]);
             for mut tile in part * tiles / parts..(part + 1) * tiles / parts {
                 for (matrix, out) in &targets {
                     if tile < matrix.tiles() {
                         // SAFETY: every tile of every matrix is visited once, so its rows are written once.
-                        unsafe { linear_tile(kernels, matrix, tile, activations, sums, out) };
+                        unsafe { linear_tile(kernels, matrix, tile, activations, (sums, outputs), out) };
                         break;
                     }
                     tile -= matrix.tiles();
                 }
             }
         });
-    }
-
-    fn attention(&mut self, a: &Attention, layer: usize, batch: &Batch<'_>, f: u32) {
-        let tokens = batch.tokens.len();
-        let (width, kv_width) = (a.heads * a.head_width, a.kv_heads * a.head_width);
-        let page = self.kv.page();
-        let place = |token: &Token| {
-            let (index, offset) = (token.position as usize / page, token.position as usize % page);
-            (batch.tables[token.sequence as usize][index], offset)
-        };
-        let (keys, values) = (&self.slots[a.key], &self.slots[a.value]);
-        let writer = self.kv.writer(layer);
-        self.pool.run(tokens, &|_, i| {
-            let (page, offset) = place(&batch.tokens[i]);
-            let range = i * kv_width..(i + 1) * kv_width;
-            // SAFETY: a batch holds a position of a sequence once, and live sequences share no page that is written.
-            unsafe { writer.write(page, offset, &keys[range.clone()], &values[range]) };
-        });
-
-        let queries = core::mem::take(&mut self.slots[a.query]);
-        self.slots[a.out].resize(tokens * width, 0);
-        let out = Disjoint::new(&mut self.slots[a.out]);
-        let scratch = Disjoint::new(&mut self.scratch);
-        let (kv, kernel, group) = (&self.kv, self.kernels.attention, a.heads / a.kv_heads);
-        self.pool.run(tokens * a.kv_heads, &|thread, part| {
-            let (i, kv_head) = (part / a.kv_heads, part % a.kv_heads);
-            let token = &batch.tokens[i];
-            let last = token.position as usize;
-            let first = if a.window == 0 { 0 } else { (last + 1).saturating_sub(a.window as usize) };
-            // SAFETY: each thread has its own scratch, which outlives `run`.
-            let scratch = &mut unsafe { scratch.part(thread, 1) }[0];
-            scratch.query.resize(a.head_width, 0);
-            let mut runs = Vec::new();
-            kv.runs(layer, kv_head, batch.tables[token.sequence as usize], first, last, &mut runs);
-            for head in kv_head * group..(kv_head + 1) * group {
-                let start = i * width + head * a.head_width;
-                let (d, t) = kv::query_codes(&queries[start..start + a.head_width], a.query_max, &mut scratch.query);
-                let query = Query { codes: &scratch.query, d: i32::from(d), t: i32::from(t) };
-                // SAFETY: heads of tokens have disjoint outputs, and the buffer outlives `run`.
-                let out = unsafe { out.part(start, a.head_width) };
-                kernel(query, &runs, &a.scoring, f, &mut scratch.attention, out);
-            }
-        });
-        self.slots[a.query] = queries;
     }
 }
 
@@ -301,7 +283,8 @@ impl Cpu {
 /// # Safety
 /// No other thread writes the rows of this tile, and the buffer behind `out` is alive.
 unsafe fn linear_tile(
-    kernels: &Kernels, matrix: &Matrix, tile: usize, x: &Activations, sums: &mut [[i64; TILE]], out: &Disjoint<i32>,
+    kernels: &Kernels, matrix: &Matrix, tile: usize, x: &Activations,
+    (sums, outputs): (&mut [[i64; TILE]], &mut [[i32; TILE]]), out: &Disjoint<i32>,
 ) {
     let first = tile * TILE;
     let count = TILE.min(matrix.rows - first);
@@ -312,12 +295,17 @@ unsafe fn linear_tile(
     };
     for start in (0..x.tokens()).step_by(TOKEN_BLOCK) {
         let block = start..x.tokens().min(start + TOKEN_BLOCK);
+        let (sums, outputs) = (&mut sums[..block.len()], &mut outputs[..block.len()]);
         (kernels.dot)(matrix, tile, x, block.clone(), sums);
-        for (token, sums) in block.zip(sums.iter()) {
-            let codes = x.token(token);
+        let (d, t) = x.scales(block.clone());
+        (kernels.finish)(sums, d, t, rows, outputs);
+        for (token, outputs) in block.zip(outputs) {
             // SAFETY: as promised by the caller; tokens are disjoint.
             let out = unsafe { out.part(token * matrix.rows + first, count) };
-            (kernels.finish)(sums, codes.d, codes.t, rows, out);
+            match out.first_chunk_mut() {
+                Some(whole) => *whole = *outputs,
+                None => out.copy_from_slice(&outputs[..count]),
+            }
         }
     }
 }

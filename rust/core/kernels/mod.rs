@@ -30,9 +30,9 @@ pub type Dot = fn(matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<u
 /// The per-row constants of a tile, as stored.
 #[derive(Clone, Copy)]
 pub struct RowConstants<'a> {
-    /// 16 row words.
+    /// 16 row words, 0 for the rows that the matrix does not have.
     pub rows: &'a [u8],
-    /// Biases of the rows that exist, i32 each.
+    /// Biases of the rows that it has, i32 each.
     pub bias: Option<&'a [u8]>,
     /// The contract's pre-shift.
     pub preshift: u8,
@@ -45,16 +45,17 @@ pub struct Kernels {
     pub name: &'static str,
     /// Linear layers: exact sums.
     pub dot: Dot,
-    /// Linear layers: outputs of one token from the sums of a tile; `out` holds the rows that exist.
-    pub finish: fn(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]),
+    /// Linear layers: outputs of several tokens from their sums of a tile and their d and t. Outputs of rows that the
+    /// matrix does not have mean nothing.
+    pub finish: fn(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]),
     /// Linear layers: `dynquant` and the stored form of the mode.
     pub quantize: fn(x: &[i32], activation: Activation, out: TokenCodesMut<'_>),
     /// P4, in place.
     pub rms_norm: fn(x: &mut [i32], gain: &[i16], norm: &RmsNorm, fraction_bits: u32),
     /// 3.4, in place of `gate`.
     pub gated_activation: fn(kind: Gate, gate: &mut [i32], up: &[i32], fraction_bits: u32),
-    /// 3.3 for one head.
-    pub attention: fn(Query<'_>, &[Run<'_>], &Scoring, fraction_bits: u32, &mut Scratch, out: &mut [i32]),
+    /// 3.3 for queries of one KV head.
+    pub attention: fn(&[Query<'_>], &[Run<'_>], &Scoring, fraction_bits: u32, &mut Scratch, out: &mut [i32]),
 }
 
 /// A set with the test of whether this machine can run it.

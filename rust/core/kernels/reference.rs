@@ -1,6 +1,6 @@
 //! The reference set: every slot as the plain op.
 
-use super::{Dot, KernelSet, Kernels, RowConstants};
+use super::{Dot, KernelSet, Kernels, RowConstants, Sums};
 use crate::activations::quantize;
 use crate::formats::TILE;
 use crate::matrix::RowScale;
@@ -23,14 +23,15 @@ const DOT: Dot = |matrix, tile, x, tokens, sums| {
     }
 };
 
-/// Outputs of one token from the sums of a tile.
+/// Outputs of tokens from their sums of a tile.
 #[inline(always)]
-pub(crate) fn finish(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]) {
-    for (r, out) in out.iter_mut().enumerate() {
-        let row = Finish {
-            scale: RowScale::from_word(read_u32(rows.rows, r)),
-            bias: rows.bias.map_or(0, |bias| read_u32(bias, r) as i32),
-        };
-        *out = linear::finish(sums[r], d, t, rows.preshift, row);
+pub(crate) fn finish(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]) {
+    let bias = |r| rows.bias.filter(|bias| 4 * r < bias.len()).map_or(0, |bias| read_u32(bias, r) as i32);
+    let row = |r| Finish { scale: RowScale::from_word(read_u32(rows.rows, r)), bias: bias(r) };
+    let constants: [Finish; TILE] = core::array::from_fn(row);
+    for (((out, sums), &d), &t) in out.iter_mut().zip(sums).zip(d).zip(t) {
+        for ((out, &sum), &row) in out.iter_mut().zip(sums).zip(&constants) {
+            *out = linear::finish(sum, d, t, rows.preshift, row);
+        }
     }
 }

@@ -1,8 +1,9 @@
-//! 3.3, attention: one query head over the cached keys and values that it sees.
+//! 3.3, attention: query heads over the cached keys and values that they see.
 
 use crate::fixed::{LOG2_E_Q30, bit_length, exp2, requant, rshr, sat};
 use crate::ops::softcap::{Softcap, softcap};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Constants of an attention op that every head shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct Run<'a> {
 }
 
 /// A quantized query head.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Query<'a> {
     /// Codes.
     pub codes: &'a [i16],
@@ -52,13 +53,17 @@ pub struct Query<'a> {
     pub d: i32,
     /// tq.
     pub t: i32,
+    /// The positions that it sees, counted from the first of the runs; at least one.
+    pub visible: Range<usize>,
 }
 
-/// Working memory of one head, reused from call to call.
+/// Working memory, reused from call to call.
 #[derive(Default)]
 pub struct Scratch {
     /// l, then w, per position.
     pub weights: Vec<i32>,
+    /// Vectors of a kernel set's own.
+    pub lines: Vec<[i32; 16]>,
     /// Partial sums of a chunk: high and low halves of w, per column.
     partial: Vec<[i32; 2]>,
     /// a, per column.
@@ -68,10 +73,67 @@ pub struct Scratch {
 /// Positions whose half-sums fit i32: 127 · 2048 · 8192 < 2^31.
 const CHUNK: usize = 8192;
 
-/// Attends with one query over `runs` (all the positions it sees, in order) and writes `out` in QF.
+/// Calls `attend` for each query with the parts of `runs` that it sees and its `codes.len()` values of `out`.
+///
+/// # Panics
+/// When the queries differ in width, or `out` does not hold all their values.
+#[inline(always)]
+pub(crate) fn each_query<'a>(
+    queries: &[Query<'_>], runs: &[Run<'a>], out: &mut [i32],
+    mut attend: impl FnMut(&Query<'_>, &[Run<'a>], &mut [i32]),
+) {
+    let mut visible = Vec::with_capacity(runs.len());
+    let mut rest = out;
+    for query in queries {
+        let (now, later) = rest.split_at_mut(query.codes.len());
+        visible.clear();
+        let mut start = 0;
+        for run in runs {
+            let end = start + run.key_d.len();
+            let (from, to) = (query.visible.start.max(start), query.visible.end.min(end));
+            if from < to {
+                visible.push(run.part(from - start..to - start, query.codes.len()));
+            }
+            start = end;
+        }
+        attend(query, &visible, now);
+        rest = later;
+    }
+    assert!(rest.is_empty(), "outputs of more queries than there are");
+}
+
+impl<'a> Run<'a> {
+    /// Entries `entries`, of `width` codes each.
+    fn part(&self, entries: Range<usize>, width: usize) -> Self {
+        let codes = entries.start * width..entries.end * width;
+        Self {
+            keys: match self.keys {
+                Keys::I8(keys) => Keys::I8(&keys[codes.clone()]),
+                Keys::I16(keys) => Keys::I16(&keys[codes.clone()]),
+            },
+            key_d: &self.key_d[entries.clone()],
+            key_t: &self.key_t[entries.clone()],
+            values: &self.values[codes],
+            value_d: &self.value_d[entries.clone()],
+            value_t: &self.value_t[entries],
+        }
+    }
+}
+
+/// Attends with each query over the positions of `runs` (in order) that it sees and writes `out` in QF, query after
+/// query.
 #[inline(always)]
 pub fn attention(
-    query: Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
+    queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
+    out: &mut [i32],
+) {
+    each_query(queries, runs, out, |query, runs, out| attend(query, runs, scoring, fraction_bits, scratch, out));
+}
+
+/// The same for one query that sees all of `runs`.
+#[inline(always)]
+fn attend(
+    query: &Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
 ) {
     let width = out.len();
     scratch.weights.clear();
@@ -113,7 +175,7 @@ pub fn attention(
 /// Appends l for every position of a run.
 #[inline(always)]
 fn scores<K: Copy + Into<i16>>(
-    query: Query<'_>, keys: &[K], run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, out: &mut Vec<i32>,
+    query: &Query<'_>, keys: &[K], run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, out: &mut Vec<i32>,
 ) {
     let base = scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t;
     let positions = run.key_d.iter().zip(run.key_t);

@@ -35,9 +35,9 @@ pub(super) const SET: KernelSet = KernelSet {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { neon_ops::gated_activation(kind, gate, up, fraction_bits) }
         },
-        attention: |query, runs, scoring, fraction_bits, scratch, out| {
+        attention: |queries, runs, scoring, fraction_bits, scratch, out| {
             // SAFETY: a set is reached only where `available` holds.
-            unsafe { neon_attention::attention(query, runs, scoring, fraction_bits, scratch, out) }
+            unsafe { neon_attention::attention(queries, runs, scoring, fraction_bits, scratch, out) }
         },
     },
     available: || cfg!(target_endian = "little") && is_aarch64_feature_detected!("neon"),

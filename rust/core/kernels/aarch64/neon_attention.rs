@@ -2,7 +2,7 @@
 
 use super::neon_math::{LANES, exp2, first, load, load_u8, load_wide, requant, requant_each, rshr, store};
 use crate::fixed::{self, LOG2_E_Q30, bit_length};
-use crate::ops::attention::{Keys, Query, Run, Scoring, Scratch};
+use crate::ops::attention::{Keys, Query, Run, Scoring, Scratch, each_query};
 use crate::ops::softcap::softcap;
 use core::arch::aarch64::*;
 
@@ -19,7 +19,16 @@ const STEP: usize = 8;
 /// When there is no position, or a run has fewer keys than positions.
 #[target_feature(enable = "neon")]
 pub(super) fn attention(
-    query: Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
+    queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
+    out: &mut [i32],
+) {
+    each_query(queries, runs, out, |query, runs, out| attend(query, runs, scoring, fraction_bits, scratch, out));
+}
+
+/// One query over all of `runs`.
+#[target_feature(enable = "neon")]
+fn attend(
+    query: &Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
 ) {
     let width = out.len();
     let weights = &mut scratch.weights;
@@ -104,7 +113,7 @@ fn multiply(sum: [int32x4_t; 2], query: &[i16], key: int16x8_t) -> [int32x4_t; 2
 /// Makes l of S, for the positions of a run.
 #[inline]
 #[target_feature(enable = "neon")]
-fn scores(query: Query<'_>, run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, l: &mut [i32]) {
+fn scores(query: &Query<'_>, run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, l: &mut [i32]) {
     let factor = query.d * scoring.scale;
     let shift = vdupq_n_s32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t);
     for ((l, d), t) in l.chunks_mut(LANES).zip(run.key_d.chunks(LANES)).zip(run.key_t.chunks(LANES)) {

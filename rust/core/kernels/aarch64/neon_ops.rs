@@ -6,7 +6,7 @@ use super::neon_math::{
 use crate::activations::{RUN, TokenCodesMut};
 use crate::fixed::{self, amax, bit_length, dynquant_factor, dynscale, rsqrt};
 use crate::formats::{GROUP, TILE};
-use crate::kernels::RowConstants;
+use crate::kernels::{RowConstants, Sums};
 use crate::matrix::Activation;
 use crate::ops::gated::{GELU_CUBIC, GELU_LINEAR, Gate};
 use crate::ops::rms_norm::RmsNorm;
@@ -14,17 +14,20 @@ use core::arch::aarch64::*;
 
 /// The finish slot.
 #[target_feature(enable = "neon")]
-pub(super) fn finish(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]) {
+pub(super) fn finish(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]) {
     let a = u32::from(rows.preshift);
-    let shift = vdupq_n_s32(7 - t - a as i32);
-    for (i, (out, sums)) in out.chunks_mut(LANES).zip(sums.as_chunks().0).enumerate() {
-        let bytes = 4 * LANES * i..4 * (LANES * i + out.len());
-        let words = load_words(&rows.rows[bytes.clone()]);
-        let bias = rows.bias.map_or(vdupq_n_s32(0), |bias| load_words(&bias[bytes]));
-        let m = vmulq_n_s32(vandq_s32(words, vdupq_n_s32(0x7F_FFFF)), d);
+    for i in 0..TILE / LANES {
+        let words = load_words(&rows.rows[4 * LANES * i..4 * LANES * (i + 1)]);
+        let bias = rows.bias.and_then(|bias| bias.get(4 * LANES * i..)).unwrap_or_default();
+        let bias = load_words(&bias[..bias.len().min(4 * LANES)]);
+        let m = vandq_s32(words, vdupq_n_s32(0x7F_FFFF));
         let row_shift = vandq_s32(vshrq_n_s32::<23>(words), vdupq_n_s32(127));
-        let y = requant_each(sat(rshr(load_wide(sums), a)), m, vaddq_s32(row_shift, shift));
-        store(vqaddq_s32(y, bias), out);
+        for (((out, sums), &d), &t) in out.iter_mut().zip(sums).zip(d).zip(t) {
+            let sums = &sums.as_chunks().0[i];
+            let shift = vaddq_s32(row_shift, vdupq_n_s32(7 - t - a as i32));
+            let y = requant_each(sat(rshr(load_wide(sums), a)), vmulq_n_s32(m, d), shift);
+            store(vqaddq_s32(y, bias), &mut out[LANES * i..LANES * (i + 1)]);
+        }
     }
 }
 

@@ -36,9 +36,9 @@ pub(super) const SET: KernelSet = KernelSet {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { gated_activation(kind, gate, up, fraction_bits) }
         },
-        attention: |query, runs, scoring, fraction_bits, scratch, out| {
+        attention: |queries, runs, scoring, fraction_bits, scratch, out| {
             // SAFETY: a set is reached only where `available` holds.
-            unsafe { attention(query, runs, scoring, fraction_bits, scratch, out) }
+            unsafe { attention(queries, runs, scoring, fraction_bits, scratch, out) }
         },
     },
     available: || is_x86_feature_detected!("avx2"),
@@ -259,7 +259,7 @@ unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) 
 // The other slots are the reference, which the compiler turns into AVX2 here.
 
 #[target_feature(enable = "avx2")]
-fn finish(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]) {
+fn finish(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]) {
     reference::finish(sums, d, t, rows, out);
 }
 
@@ -280,7 +280,8 @@ fn gated_activation(kind: Gate, gate: &mut [i32], up: &[i32], fraction_bits: u32
 
 #[target_feature(enable = "avx2")]
 fn attention(
-    query: Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
+    queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
+    out: &mut [i32],
 ) {
-    attention::attention(query, runs, scoring, fraction_bits, scratch, out);
+    attention::attention(queries, runs, scoring, fraction_bits, scratch, out);
 }

@@ -1,237 +1,360 @@
 //! The attention slot, for AVX-512.
+//!
+//! Positions are taken sixteen at a time, as lanes. Keys are transposed once for all queries, so that a score needs no
+//! sum across lanes; values are interleaved by four positions, so that a dword of weights' digits meets a dword of them.
 
-use super::avx512_math::{LANES, exp2, join, load, load_u8, requant, requant_each, rshr, store, widen};
+use super::avx512_math::{LANES, exp2, join, load_u8, requant, requant_each, rshr, store, widen};
 use crate::fixed::{self, LOG2_E_Q30, bit_length};
 use crate::ops::attention::{Keys, Query, Run, Scoring, Scratch};
 use crate::ops::softcap::softcap;
 use core::arch::x86_64::*;
 
+/// Sixteen dwords.
+type Line = [i32; LANES];
+
 /// Columns of values that one pass over the positions covers.
 const COLUMNS: usize = 64;
-/// Positions whose digit sums fit i32: 127 · 255 · 65536 < 2^31.
-const CHUNK: usize = 65536;
-/// Positions to a step of [`mix`].
-const QUAD: usize = 4;
+/// Lines of an interleaved value panel for sixteen positions.
+const VALUE_LINES: usize = COLUMNS / 4;
+/// Blocks of positions whose values are interleaved at a time: as many as the first-level cache holds. Digit sums of
+/// that many fit i32 easily: 127 · 255 · 512 < 2^24.
+const PANEL: usize = 32;
+/// Base-256 digits of a weight, which is at most 2^22.
+const DIGITS: usize = 3;
 
-/// One query head over the positions of `runs`.
+/// Up to sixteen positions of a run.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    run: &'a Run<'a>,
+    /// Index of the first in its run.
+    at: usize,
+    /// How many.
+    len: usize,
+    /// Index of the first among all positions.
+    position: usize,
+}
+
+fn blocks<'a>(runs: &'a [Run<'a>]) -> impl Iterator<Item = Block<'a>> {
+    let mut start = 0;
+    runs.iter().flat_map(move |run| {
+        let (first, count) = (start, run.key_d.len());
+        start += count;
+        (0..count).step_by(LANES).map(move |at| Block { run, at, len: LANES.min(count - at), position: first + at })
+    })
+}
+
+impl Block<'_> {
+    /// A bit for each position that `query` sees.
+    fn visible(&self, query: &Query<'_>) -> __mmask16 {
+        let below = |end: usize| (1u32 << end.saturating_sub(self.position).min(self.len)) - 1;
+        (below(query.visible.end) & !below(query.visible.start)) as __mmask16
+    }
+}
+
+/// What a query has gathered about the positions that it sees.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The largest l.
+    largest: i32,
+    /// The largest tv.
+    value_t: u8,
+    /// The sum of p.
+    total: u64,
+}
+
+/// Queries of one head over the positions of `runs`.
 ///
 /// # Panics
-/// When there is no position, or an array of a run is shorter than its positions ask for.
+/// When a query sees no position, or an array of a run is shorter than its positions ask for.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn attention(
-    query: Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
+    queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
+    out: &mut [i32],
 ) {
-    let width = out.len();
-    let weights = &mut scratch.weights;
-    weights.clear();
-    weights.resize(runs.iter().map(|run| run.key_d.len()).sum(), 0);
-    assert!(!weights.is_empty(), "attention without a visible position");
-    let mut rest = weights.as_mut_slice();
-    for run in runs {
-        let (now, later) = rest.split_at_mut(run.key_d.len());
-        products(query.codes, run.keys, now);
-        scores(query, run, scoring, fraction_bits, now);
-        rest = later;
+    let count = blocks(runs).count();
+    let width = out.len() / queries.len();
+    let steps = width.div_ceil(2).next_multiple_of(LANES);
+    let zero = [0; LANES];
+    scratch.lines.clear();
+    scratch.lines.resize(
+        count * queries.len()
+            + queries.len() * (steps / LANES)
+            + steps.max(PANEL * VALUE_LINES)
+            + queries.len() * VALUE_LINES / 2,
+        zero,
+    );
+    let (scores, rest) = scratch.lines.split_at_mut(count * queries.len());
+    let (codes, rest) = rest.split_at_mut(queries.len() * (steps / LANES));
+    let (panel, sums) = rest.split_at_mut(steps.max(PANEL * VALUE_LINES));
+
+    for (query, lines) in queries.iter().zip(codes.chunks_exact_mut(steps / LANES)) {
+        for (line, codes) in lines.iter_mut().zip(query.codes.chunks(STEP)) {
+            store(load_i16(codes), line);
+        }
     }
-    let largest = weights.iter().copied().fold(i32::MIN, i32::max);
-    let tm = runs.iter().flat_map(|run| run.value_t).copied().max().unwrap_or(0);
-    let mut total = 0;
-    let mut rest = weights.as_mut_slice();
-    for run in runs {
-        let (now, later) = rest.split_at_mut(run.value_d.len());
-        total += exponentials(run, largest, tm, now);
-        rest = later;
+    let codes = codes.as_flattened();
+    for (i, block) in blocks(runs).enumerate() {
+        transpose(&block, width, &mut panel[..steps]);
+        let mut first = 0;
+        while first < queries.len() {
+            let rest = (&codes[first * steps..], steps, width.div_ceil(2));
+            let out = &mut scores[first * count + i..];
+            first += match queries.len() - first {
+                1 => products::<1>(rest, panel, out, count),
+                2 | 3 => products::<2>(rest, panel, out, count),
+                4..=7 => products::<4>(rest, panel, out, count),
+                _ => products::<8>(rest, panel, out, count),
+            };
+        }
     }
-    let e = bit_length(total) as i32;
-    let r = _mm512_set1_epi32((0x8000_0000u32 / (total >> (e - 16)) as u32) as i32);
-    let b = (e + bit_length(u64::from(scoring.value_max)) as i32 - 31).max(0);
-    for (i, out) in out.chunks_mut(COLUMNS).enumerate() {
-        let mut sums = [0; COLUMNS];
-        let mut rest = weights.as_slice();
-        for run in runs {
-            let (now, later) = rest.split_at(run.value_d.len());
-            for (weights, values) in now.chunks(CHUNK).zip(run.values.chunks(CHUNK * width)) {
-                mix(weights, values, width, i * COLUMNS, &mut sums);
+    let mut seen = alloc::vec::Vec::with_capacity(queries.len());
+    for (query, scores) in queries.iter().zip(scores.chunks_exact_mut(count)) {
+        let mut state = Seen { largest: i32::MIN, value_t: 0, total: 0 };
+        logits(query, runs, scoring, fraction_bits, scores, &mut state);
+        weights(query, runs, scores, &mut state);
+        assert!(state.total > 0, "attention without a visible position");
+        seen.push(state);
+    }
+    for column in (0..width).step_by(COLUMNS) {
+        sums.fill(zero);
+        let mut done = 0;
+        let mut all = blocks(runs).peekable();
+        while all.peek().is_some() {
+            let mut taken = 0;
+            for (block, lines) in all.by_ref().take(PANEL).zip(panel.chunks_exact_mut(VALUE_LINES)) {
+                interleave(&block, width, column, lines);
+                taken += 1;
             }
-            rest = later;
+            let values = &panel[..taken * VALUE_LINES];
+            let each = scores.chunks_exact(count).zip(sums.chunks_exact_mut(VALUE_LINES / 2));
+            each.for_each(|(weights, sums)| mix(&weights[done..done + taken], values, sums));
+            done += taken;
         }
-        for (out, sums) in out.chunks_mut(LANES).zip(sums.chunks_exact(LANES)) {
-            // SAFETY: `sums` holds two vectors of i64.
-            let (low, high) =
-                unsafe { (_mm512_loadu_si512(sums.as_ptr().cast()), _mm512_loadu_si512(sums.as_ptr().add(8).cast())) };
-            let (low, high) = (rshr(low, b as u32), rshr(high, b as u32));
-            let a = join(_mm512_cvtepi64_epi32(low), _mm512_cvtepi64_epi32(high));
-            store(requant(a, r, e + 14 - i32::from(tm) - b), out);
+        let each = seen.iter().zip(sums.chunks_exact(VALUE_LINES / 2)).zip(out.chunks_exact_mut(width));
+        for ((seen, sums), out) in each {
+            let columns = COLUMNS.min(width - column);
+            outputs(seen, scoring.value_max, sums, &mut out[column..column + columns]);
         }
     }
 }
 
-/// Codes of a vector to one register.
+/// i16 to one register.
 const STEP: usize = 32;
-
-/// A bit for each of the first 32 elements of a slice of `len`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mask(len: usize) -> __mmask32 {
-    if len >= STEP { !0 } else { (1 << len) - 1 }
-}
 
 /// The first 32 elements, zeros where there are fewer.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn load_i16(x: &[i16]) -> __m512i {
+    let mask: __mmask32 = if x.len() >= STEP { !0 } else { (1 << x.len()) - 1 };
     // SAFETY: lanes beyond the slice are masked, and masked lanes are not read.
-    unsafe { _mm512_maskz_loadu_epi16(mask(x.len()), x.as_ptr()) }
+    unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr()) }
 }
 
 /// The first 32 elements as i16, zeros where there are fewer.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn load_i8(x: &[i8]) -> __m512i {
+    let mask: __mmask32 = if x.len() >= STEP { !0 } else { (1 << x.len()) - 1 };
     // SAFETY: lanes beyond the slice are masked, and masked lanes are not read.
-    unsafe { _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask(x.len()), x.as_ptr())) }
+    unsafe { _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, x.as_ptr())) }
 }
 
-/// S of every position: the product of the query with its key.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn products(query: &[i16], keys: Keys<'_>, out: &mut [i32]) {
-    let width = query.len();
-    for (position, out) in out.iter_mut().enumerate() {
-        let mut sum = _mm512_setzero_si512();
-        match keys {
-            Keys::I8(keys) => {
-                let key = &keys[position * width..][..width];
-                for (query, key) in query.chunks(STEP).zip(key.chunks(STEP)) {
-                    sum = _mm512_dpwssd_epi32(sum, load_i16(query), load_i8(key));
-                }
+fn load(line: &Line) -> __m512i {
+    // SAFETY: a line has 64 bytes.
+    unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
+}
+
+/// Line k of `panel` is dword k, that is two codes, of the keys of sixteen positions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn transpose(block: &Block<'_>, width: usize, panel: &mut [Line]) {
+    for (i, lines) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let row = |r: usize| -> __m512i {
+            if r >= block.len {
+                return _mm512_setzero_si512();
             }
-            Keys::I16(keys) => {
-                let key = &keys[position * width..][..width];
-                for (query, key) in query.chunks(STEP).zip(key.chunks(STEP)) {
-                    sum = _mm512_dpwssd_epi32(sum, load_i16(query), load_i16(key));
-                }
+            let codes = (block.at + r) * width + i * STEP..(block.at + r + 1) * width;
+            match block.run.keys {
+                Keys::I8(keys) => load_i8(&keys[codes]),
+                Keys::I16(keys) => load_i16(&keys[codes]),
             }
+        };
+        let mut rows = [_mm512_setzero_si512(); LANES];
+        for (r, out) in rows.iter_mut().enumerate() {
+            *out = row(r);
         }
-        *out = _mm512_reduce_add_epi32(sum);
+        // Dwords, then pairs of dwords, change places within lanes of 128 bits; then those lanes do.
+        let mut quads = [_mm512_setzero_si512(); LANES];
+        for (i, out) in quads.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let [a, b, c, d] = [rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]];
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            out[0] = _mm512_unpacklo_epi64(ab, cd);
+            out[1] = _mm512_unpackhi_epi64(ab, cd);
+            let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            out[2] = _mm512_unpacklo_epi64(ab, cd);
+            out[3] = _mm512_unpackhi_epi64(ab, cd);
+        }
+        for j in 0..4 {
+            let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
+            let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+            store(_mm512_shuffle_i32x4::<0x88>(ab, cd), &mut lines[j]);
+            store(_mm512_shuffle_i32x4::<0xDD>(ab, cd), &mut lines[4 + j]);
+            let (ab, cd) = (_mm512_shuffle_i32x4::<0xEE>(a, b), _mm512_shuffle_i32x4::<0xEE>(c, d));
+            store(_mm512_shuffle_i32x4::<0x88>(ab, cd), &mut lines[8 + j]);
+            store(_mm512_shuffle_i32x4::<0xDD>(ab, cd), &mut lines[12 + j]);
+        }
     }
 }
 
-/// Makes l of S, for the positions of a run.
+/// S of `N` queries with sixteen positions, each to every `stride`-th line of `out`; returns `N`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn scores(query: Query<'_>, run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, l: &mut [i32]) {
+fn products<const N: usize>(
+    (codes, stride, count): (&[i32], usize, usize), panel: &[Line], out: &mut [Line], out_stride: usize,
+) -> usize {
+    assert!(codes.len() >= (N - 1) * stride + count && panel.len() >= count);
+    let mut acc = [_mm512_setzero_si512(); N];
+    for (k, line) in panel[..count].iter().enumerate() {
+        let keys = load(line);
+        for (j, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: j · stride + k is inside `codes`, by the assertion.
+            let code = unsafe { *codes.get_unchecked(j * stride + k) };
+            *acc = _mm512_dpwssd_epi32(*acc, keys, _mm512_set1_epi32(code));
+        }
+    }
+    for (j, &acc) in acc.iter().enumerate() {
+        store(acc, &mut out[j * out_stride]);
+    }
+    N
+}
+
+/// Makes l of S, the least possible where the query does not see the position; finds the largest l and tv.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn logits(
+    query: &Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scores: &mut [Line], seen: &mut Seen,
+) {
     let factor = _mm512_set1_epi32(query.d * scoring.scale);
     let shift = _mm512_set1_epi32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t);
-    for ((l, d), t) in l.chunks_mut(LANES).zip(run.key_d.chunks(LANES)).zip(run.key_t.chunks(LANES)) {
-        let m = _mm512_mullo_epi32(load_u8(d), factor);
-        store(requant_each(load(l), m, _mm512_sub_epi32(shift, load_u8(t))), l);
+    let (mut largest, mut value_t) = (_mm512_set1_epi32(i32::MIN), _mm512_setzero_si512());
+    for (block, line) in blocks(runs).zip(scores) {
+        let visible = block.visible(query);
+        if visible == 0 {
+            continue;
+        }
+        let m = _mm512_mullo_epi32(load_u8(&block.run.key_d[block.at..]), factor);
+        let t = _mm512_sub_epi32(shift, load_u8(&block.run.key_t[block.at..]));
+        store(requant_each(load(line), m, t), line);
         if let Some(cap) = &scoring.softcap {
-            for l in l {
+            for l in line.iter_mut() {
                 *l = fixed::requant(softcap(*l, cap, 16), LOG2_E_Q30, 30);
             }
         }
+        largest = _mm512_mask_max_epi32(largest, visible, largest, load(line));
+        value_t = _mm512_mask_max_epi32(value_t, visible, value_t, load_u8(&block.run.value_t[block.at..]));
     }
+    seen.largest = _mm512_reduce_max_epi32(largest);
+    seen.value_t = _mm512_reduce_max_epi32(value_t) as u8;
 }
 
-/// Makes w of l, for the positions of a run; returns the sum of p.
+/// Makes w of l, as its digits: dword 4n + k of a line holds digit k of positions 4n…4n + 3. Finds the sum of p.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn exponentials(run: &Run<'_>, largest: i32, tm: u8, l: &mut [i32]) -> u64 {
+fn weights(query: &Query<'_>, runs: &[Run<'_>], scores: &mut [Line], seen: &mut Seen) {
+    let digits = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    let (largest, tm) = (_mm512_set1_epi32(seen.largest), _mm512_set1_epi32(8 + i32::from(seen.value_t)));
     let mut total = _mm512_setzero_si512();
-    for ((l, d), t) in l.chunks_mut(LANES).zip(run.value_d.chunks(LANES)).zip(run.value_t.chunks(LANES)) {
+    for (block, line) in blocks(runs).zip(scores) {
+        let visible = block.visible(query);
         // No l is above the largest, so a positive difference has wrapped.
-        let x = _mm512_sub_epi32(load(l), _mm512_set1_epi32(largest));
-        let wrapped = _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512());
-        let x = _mm512_mask_mov_epi32(x, wrapped, _mm512_set1_epi32(i32::MIN));
-        let p = _mm512_maskz_mov_epi32(super::avx512_math::mask(l.len()), exp2(x, 22));
+        let x = _mm512_sub_epi32(load(line), largest);
+        let x =
+            _mm512_mask_mov_epi32(x, _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()), _mm512_set1_epi32(i32::MIN));
+        let p = _mm512_maskz_mov_epi32(visible, exp2(x, 22));
         let (low, high) = widen(p);
         total = _mm512_add_epi64(total, _mm512_add_epi64(low, high));
         // p · d < 2^30, so a rounding shift by 31 or more gives 0 by itself.
-        let shift = _mm512_sub_epi32(_mm512_set1_epi32(8 + i32::from(tm)), load_u8(t));
+        let shift = _mm512_sub_epi32(tm, load_u8(&block.run.value_t[block.at..]));
         let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
-        let w = _mm512_add_epi32(_mm512_mullo_epi32(p, load_u8(d)), half);
-        store(_mm512_srlv_epi32(w, shift), l);
+        let w = _mm512_mullo_epi32(p, load_u8(&block.run.value_d[block.at..]));
+        let w = _mm512_srlv_epi32(_mm512_add_epi32(w, half), shift);
+        store(_mm512_shuffle_epi8(w, digits), line);
     }
-    _mm512_reduce_add_epi64(total) as u64
+    seen.total = _mm512_reduce_add_epi64(total) as u64;
 }
 
-/// Adds `sum of w · v` over positions, at most [`CHUNK`], to `sums`, for the columns from `first` on.
-///
-/// The weights, below 2^23, are cut into three base-256 digits, and positions taken four at a time: a dword of digits
-/// times a dword of values.
+/// Columns `column..` of the values of sixteen positions: lane j of 128-bit lane n of line 4i + k holds column
+/// 16n + 4k + j of positions 4i…4i + 3.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mix(weights: &[i32], values: &[i8], width: usize, first: usize, sums: &mut [i64; COLUMNS]) {
-    let columns = COLUMNS.min(width - first);
-    let row = |position: usize| -> __m512i {
-        let values = values.get(position * width + first..).unwrap_or_default();
-        let columns = columns.min(values.len());
-        let mask: __mmask64 = if columns == COLUMNS { !0 } else { (1 << columns) - 1 };
+fn interleave(block: &Block<'_>, width: usize, column: usize, lines: &mut [Line]) {
+    let columns = COLUMNS.min(width - column);
+    let mask: __mmask64 = if columns == COLUMNS { !0 } else { (1 << columns) - 1 };
+    let row = |r: usize| -> __m512i {
+        if r >= block.len {
+            return _mm512_setzero_si512();
+        }
+        let values = &block.run.values[(block.at + r) * width + column..][..columns];
         // SAFETY: columns beyond the vector are masked, and masked lanes are not read.
         unsafe { _mm512_maskz_loadu_epi8(mask, values.as_ptr()) }
     };
-    let digit = |i: i8| {
-        let at = _mm_setr_epi8(
-            i,
-            4 + i,
-            8 + i,
-            12 + i,
-            i,
-            4 + i,
-            8 + i,
-            12 + i,
-            i,
-            4 + i,
-            8 + i,
-            12 + i,
-            i,
-            4 + i,
-            8 + i,
-            12 + i,
-        );
-        _mm512_broadcast_i32x4(at)
-    };
-    let digits = [digit(0), digit(1), digit(2)];
-    let mut acc = [[_mm512_setzero_si512(); 3]; 4];
-    for (i, weights) in weights.chunks(QUAD).enumerate() {
-        let first_mask = (1u8 << weights.len()) - 1;
-        // SAFETY: lanes beyond the slice are masked, and masked lanes are not read.
-        let w = _mm512_broadcast_i32x4(unsafe { _mm_maskz_loadu_epi32(first_mask, weights.as_ptr()) });
-        let w =
-            [_mm512_shuffle_epi8(w, digits[0]), _mm512_shuffle_epi8(w, digits[1]), _mm512_shuffle_epi8(w, digits[2])];
-        let [v0, v1, v2, v3] = [row(QUAD * i), row(QUAD * i + 1), row(QUAD * i + 2), row(QUAD * i + 3)];
+    for (i, lines) in lines.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let [v0, v1, v2, v3] = [row(4 * i), row(4 * i + 1), row(4 * i + 2), row(4 * i + 3)];
         let (a, b) = (_mm512_unpacklo_epi8(v0, v1), _mm512_unpackhi_epi8(v0, v1));
         let (c, d) = (_mm512_unpacklo_epi8(v2, v3), _mm512_unpackhi_epi8(v2, v3));
-        // Lane j of 128-bit lane n of vector k holds column 16n + 4k + j.
-        let quads = [
-            _mm512_unpacklo_epi16(a, c),
-            _mm512_unpackhi_epi16(a, c),
-            _mm512_unpacklo_epi16(b, d),
-            _mm512_unpackhi_epi16(b, d),
-        ];
-        for (acc, &quad) in acc.iter_mut().zip(&quads) {
-            for (acc, &w) in acc.iter_mut().zip(&w) {
-                *acc = _mm512_dpbusd_epi32(*acc, w, quad);
+        store(_mm512_unpacklo_epi16(a, c), &mut lines[0]);
+        store(_mm512_unpackhi_epi16(a, c), &mut lines[1]);
+        store(_mm512_unpacklo_epi16(b, d), &mut lines[2]);
+        store(_mm512_unpackhi_epi16(b, d), &mut lines[3]);
+    }
+}
+
+/// Adds `sum of w · v` over the positions of a panel to `sums`: lines 2k and 2k + 1 hold the i64 of line k of a panel.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn mix(weights: &[Line], values: &[Line], sums: &mut [Line]) {
+    let mut acc = [[_mm512_setzero_si512(); DIGITS]; 4];
+    for (weights, values) in weights.iter().zip(values.as_chunks::<VALUE_LINES>().0) {
+        for (digits, values) in weights.as_chunks::<4>().0.iter().zip(values.as_chunks::<4>().0) {
+            for (acc, values) in acc.iter_mut().zip(values) {
+                let values = load(values);
+                for (acc, &digits) in acc.iter_mut().zip(digits) {
+                    *acc = _mm512_dpbusd_epi32(*acc, _mm512_set1_epi32(digits), values);
+                }
             }
         }
     }
-    for (k, acc) in acc.iter().enumerate() {
+    for (acc, sums) in acc.iter().zip(sums.as_chunks_mut::<2>().0) {
         let ((a, b), (c, d), (e, f)) = (widen(acc[0]), widen(acc[1]), widen(acc[2]));
-        let weigh = |low, middle, high| {
-            let sum = _mm512_add_epi64(low, _mm512_slli_epi64::<8>(middle));
-            _mm512_add_epi64(sum, _mm512_slli_epi64::<16>(high))
-        };
-        let mut lanes = [0i64; LANES];
-        // SAFETY: `lanes` holds two vectors of i64.
-        unsafe {
-            _mm512_storeu_si512(lanes.as_mut_ptr().cast(), weigh(a, c, e));
-            _mm512_storeu_si512(lanes.as_mut_ptr().add(8).cast(), weigh(b, d, f));
+        for (sum, [low, middle, high]) in sums.iter_mut().zip([[a, c, e], [b, d, f]]) {
+            let middle = _mm512_add_epi64(_mm512_slli_epi64::<8>(middle), _mm512_slli_epi64::<16>(high));
+            store(_mm512_add_epi64(load(sum), _mm512_add_epi64(low, middle)), sum);
         }
-        for (n, lanes) in lanes.chunks_exact(4).enumerate() {
-            for (sum, lane) in sums[16 * n + 4 * k..][..4].iter_mut().zip(lanes) {
-                *sum += lane;
-            }
-        }
+    }
+}
+
+/// Outputs in QF from sums in the order of [`mix`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn outputs(seen: &Seen, value_max: u32, sums: &[Line], out: &mut [i32]) {
+    let e = bit_length(seen.total) as i32;
+    let r = _mm512_set1_epi32((0x8000_0000u32 / (seen.total >> (e - 16)) as u32) as i32);
+    let b = (e + bit_length(u64::from(value_max)) as i32 - 31).max(0);
+    let mut lines = [_mm512_setzero_si512(); 4];
+    for (line, [low, high]) in lines.iter_mut().zip(sums.as_chunks::<2>().0) {
+        let (low, high) = (rshr(load(low), b as u32), rshr(load(high), b as u32));
+        let a = join(_mm512_cvtepi64_epi32(low), _mm512_cvtepi64_epi32(high));
+        *line = requant(a, r, e + 14 - i32::from(seen.value_t) - b);
+    }
+    // 128-bit lane n of line k goes to lane k of line n.
+    let [a, b, c, d] = lines;
+    let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+    let first = [_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd)];
+    let (ab, cd) = (_mm512_shuffle_i32x4::<0xEE>(a, b), _mm512_shuffle_i32x4::<0xEE>(c, d));
+    let last = [_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd)];
+    for (out, line) in out.chunks_mut(LANES).zip(first.into_iter().chain(last)) {
+        store(line, out);
     }
 }

@@ -6,7 +6,7 @@ use super::avx512_math::{
 use crate::activations::{RUN, TokenCodesMut};
 use crate::fixed::{self, amax, bit_length, dynquant_factor, dynscale, rsqrt};
 use crate::formats::{GROUP, TILE};
-use crate::kernels::RowConstants;
+use crate::kernels::{RowConstants, Sums};
 use crate::matrix::Activation;
 use crate::ops::gated::{GELU_CUBIC, GELU_LINEAR, Gate};
 use crate::ops::rms_norm::RmsNorm;
@@ -14,20 +14,21 @@ use core::arch::x86_64::*;
 
 /// The finish slot.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn finish(sums: &[i64; TILE], d: i32, t: i32, rows: RowConstants<'_>, out: &mut [i32]) {
-    let bias = rows.bias.map_or(_mm512_setzero_si512(), |bias| load_words(&bias[..4 * out.len()]));
-    let words = load_words(&rows.rows[..4 * out.len()]);
+pub(super) fn finish(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]) {
+    let bias = rows.bias.map_or(_mm512_setzero_si512(), |bias| load_words(bias));
+    let words = load_words(&rows.rows[..4 * TILE]);
     let a = u32::from(rows.preshift);
-    // SAFETY: `sums` holds two vectors of i64.
-    let (low, high) =
-        unsafe { (_mm512_loadu_si512(sums.as_ptr().cast()), _mm512_loadu_si512(sums.as_ptr().add(8).cast())) };
-    let m = _mm512_mullo_epi32(_mm512_and_si512(words, _mm512_set1_epi32(0x7F_FFFF)), _mm512_set1_epi32(d));
+    let m = _mm512_and_si512(words, _mm512_set1_epi32(0x7F_FFFF));
     let shift = _mm512_and_si512(_mm512_srli_epi32::<23>(words), _mm512_set1_epi32(127));
-    let shift = _mm512_add_epi32(shift, _mm512_set1_epi32(7 - t - a as i32));
     let ((m_low, m_high), (shift_low, shift_high)) = (widen(m), widen(shift));
-    let low = requant_wide(sat(rshr(low, a)), m_low, shift_low);
-    let high = requant_wide(sat(rshr(high, a)), m_high, shift_high);
-    store(add_sat(join(low, high), bias), out);
+    for (((out, sums), &d), &t) in out.iter_mut().zip(sums).zip(d).zip(t) {
+        // SAFETY: `sums` holds two vectors of i64.
+        let (low, high) =
+            unsafe { (_mm512_loadu_si512(sums.as_ptr().cast()), _mm512_loadu_si512(sums.as_ptr().add(8).cast())) };
+        let (d, t) = (_mm512_set1_epi64(d.into()), _mm512_set1_epi64((7 - t - a as i32).into()));
+        let one = |sums, m, shift| requant_wide(sat(rshr(sums, a)), _mm512_mul_epi32(m, d), _mm512_add_epi64(shift, t));
+        store(add_sat(join(one(low, m_low, shift_low), one(high, m_high, shift_high)), bias), out);
+    }
 }
 
 /// The quantize slot.

@@ -33,9 +33,9 @@ pub(super) const SET: KernelSet = KernelSet {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { avx512_ops::gated_activation(kind, gate, up, fraction_bits) }
         },
-        attention: |query, runs, scoring, fraction_bits, scratch, out| {
+        attention: |queries, runs, scoring, fraction_bits, scratch, out| {
             // SAFETY: a set is reached only where `available` holds.
-            unsafe { avx512_attention::attention(query, runs, scoring, fraction_bits, scratch, out) }
+            unsafe { avx512_attention::attention(queries, runs, scoring, fraction_bits, scratch, out) }
         },
     },
     available,
