@@ -55,7 +55,8 @@ const TOKENS: [usize; 8] = [1, 2, 3, 5, 8, 9, 17, 64];
 
 /// All shapes, or a sample in which every pair of rows and columns occurs, and every number of tokens and fill.
 fn shapes(offset: usize) -> Vec<Shape> {
-    let fills = Fill::ALL;
+    let [a, b, c, d, e] = Fill::ALL;
+    let fills = [a, b, c, d, e, Fill::Central];
     if full() {
         let mut all = Vec::new();
         for rows in ROWS {
@@ -74,8 +75,8 @@ fn shapes(offset: usize) -> Vec<Shape> {
             rows: ROWS[i % 5],
             columns: COLUMNS[i % 12],
             tokens: TOKENS[(i / 5 + i + offset) % 8],
-            weights: fills[(i / 12 + offset) % 5],
-            inputs: fills[(i / 3 + i + offset) % 5],
+            weights: fills[(i / 12 + offset) % 6],
+            inputs: fills[(i / 3 + i + offset) % 6],
         })
         .collect()
 }

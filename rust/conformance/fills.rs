@@ -54,10 +54,12 @@ pub enum Fill {
     Edges,
     /// Anything.
     Random,
+    /// Anything of the middle thirty-second, as most weights of real models are.
+    Central,
 }
 
 impl Fill {
-    /// Every fill.
+    /// Every fill of the suite's own cases.
     pub const ALL: [Self; 5] = [Self::Least, Self::Most, Self::Alternating, Self::Edges, Self::Random];
 
     /// Value number `i` within `least..=most`.
@@ -71,6 +73,10 @@ impl Fill {
                 rng.pick(&[least, most, near])
             }
             Self::Random => rng.between(least, most),
+            Self::Central => {
+                let (middle, reach) = ((least + most) / 2, (most - least) / 64);
+                rng.between((middle - reach).max(least), (middle + reach + 1).min(most))
+            }
         }
     }
 }

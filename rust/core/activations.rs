@@ -19,6 +19,7 @@ pub struct Activations {
     shape: Option<Shape>,
     tokens: usize,
     planes: AlignedBytes,
+    wide: Vec<i16>,
     sums: Vec<i16>,
     scales: Vec<i32>,
     d: Vec<i32>,
@@ -42,6 +43,12 @@ impl Shape {
         self.columns.next_multiple_of(PAD)
     }
 
+    /// Codes per token in i16: those of A16.
+    #[inline(always)]
+    fn wide(self) -> usize {
+        if self.activation == Activation::A16 { self.padded() } else { 0 }
+    }
+
     /// Planes per token: 2 in A16, else 1.
     #[inline(always)]
     #[must_use]
@@ -55,6 +62,8 @@ impl Shape {
 pub struct TokenCodes<'a> {
     /// Plane after plane, each padded: codes, or high then low halves.
     pub planes: &'a [i8],
+    /// A16: the codes whole, as the halves are of them; else empty.
+    pub wide: &'a [i16],
     /// Sums of 16 codes, plane after plane: at most 2^11, and two neighbours to a dword for kernels.
     pub sums: &'a [i16],
     /// A8b: the integer scale of each 32 columns.
@@ -69,6 +78,8 @@ pub struct TokenCodes<'a> {
 pub struct TokenCodesMut<'a> {
     /// As in [`TokenCodes`].
     pub planes: &'a mut [i8],
+    /// As in [`TokenCodes`].
+    pub wide: &'a mut [i16],
     /// As in [`TokenCodes`].
     pub sums: &'a mut [i16],
     /// As in [`TokenCodes`].
@@ -87,6 +98,7 @@ impl Activations {
         self.shape = Some(shape);
         self.tokens = tokens;
         self.planes.resize(tokens * planes * padded);
+        self.wide.resize(tokens * shape.wide(), 0);
         self.sums.resize(tokens * planes * padded / RUN, 0);
         self.scales.resize(tokens * padded / GROUP, 0);
         self.d.resize(tokens, 0);
@@ -118,6 +130,7 @@ impl Activations {
         let codes = unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast::<i8>(), bytes.len()) };
         TokenCodes {
             planes: codes,
+            wide: &self.wide[token * shape.wide()..][..shape.wide()],
             sums: &self.sums[token * planes * padded / RUN..][..planes * padded / RUN],
             scales: &self.scales[token * padded / GROUP..][..padded / GROUP],
             d: self.d[token],
@@ -138,6 +151,7 @@ impl Activations {
         TokenWriter {
             shape,
             planes: Disjoint::new(self.planes.as_mut_slice()),
+            wide: Disjoint::new(&mut self.wide),
             sums: Disjoint::new(&mut self.sums),
             scales: Disjoint::new(&mut self.scales),
             d: Disjoint::new(&mut self.d),
@@ -166,6 +180,7 @@ pub type Quantize = fn(x: &[i32], activation: Activation, out: TokenCodesMut<'_>
 pub(crate) struct TokenWriter {
     shape: Shape,
     planes: Disjoint<u8>,
+    wide: Disjoint<i16>,
     sums: Disjoint<i16>,
     scales: Disjoint<i32>,
     d: Disjoint<i32>,
@@ -184,6 +199,7 @@ impl TokenWriter {
             let bytes = self.planes.part(token * planes * padded, planes * padded);
             TokenCodesMut {
                 planes: core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()),
+                wide: self.wide.part(token * self.shape.wide(), self.shape.wide()),
                 sums: self.sums.part(token * planes * padded / RUN, planes * padded / RUN),
                 scales: self.scales.part(token * padded / GROUP, padded / GROUP),
                 d: &mut self.d.part(token, 1)[0],
@@ -221,11 +237,14 @@ pub fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>) {
         }
         Activation::A16 => {
             let (high, low) = out.planes.split_at_mut(padded);
-            for ((&x, high), low) in x.iter().zip(high.iter_mut()).zip(low.iter_mut()) {
+            for (((&x, wide), high), low) in x.iter().zip(out.wide.iter_mut()).zip(high.iter_mut()).zip(low.iter_mut())
+            {
                 let q = requant(x, factor, shift);
+                *wide = q as i16;
                 *high = ((q + 128) >> 8) as i8;
                 *low = (q as i16).wrapping_sub(i16::from(*high) << 8) as i8;
             }
+            out.wide[x.len()..].fill(0);
             high[x.len()..].fill(0);
             low[x.len()..].fill(0);
         }

@@ -71,7 +71,7 @@ struct ThreadScratch {
 }
 
 /// Tokens that one call of a dot kernel covers at most; bounds the memory for their sums.
-const TOKEN_BLOCK: usize = 64;
+const TOKEN_BLOCK: usize = 128;
 /// Parts per thread of a parallel loop: enough to even out, few enough to stream.
 const PARTS: usize = 4;
 

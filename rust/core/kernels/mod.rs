@@ -38,6 +38,13 @@ pub struct RowConstants<'a> {
     pub preshift: u8,
 }
 
+/// Outputs of several tokens from their sums of a tile and their d and t. Outputs of rows that the matrix does not have
+/// mean nothing.
+pub type Finish = fn(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]);
+
+/// 3.3 for queries of one KV head.
+pub type Attend = fn(&[Query<'_>], &[Run<'_>], &Scoring, fraction_bits: u32, &mut Scratch, out: &mut [i32]);
+
 /// Everything that an instruction set may do in its own way.
 #[derive(Clone, Copy)]
 pub struct Kernels {
@@ -45,17 +52,16 @@ pub struct Kernels {
     pub name: &'static str,
     /// Linear layers: exact sums.
     pub dot: Dot,
-    /// Linear layers: outputs of several tokens from their sums of a tile and their d and t. Outputs of rows that the
-    /// matrix does not have mean nothing.
-    pub finish: fn(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]),
+    /// Linear layers: outputs.
+    pub finish: Finish,
     /// Linear layers: `dynquant` and the stored form of the mode.
     pub quantize: fn(x: &[i32], activation: Activation, out: TokenCodesMut<'_>),
     /// P4, in place.
     pub rms_norm: fn(x: &mut [i32], gain: &[i16], norm: &RmsNorm, fraction_bits: u32),
     /// 3.4, in place of `gate`.
     pub gated_activation: fn(kind: Gate, gate: &mut [i32], up: &[i32], fraction_bits: u32),
-    /// 3.3 for queries of one KV head.
-    pub attention: fn(&[Query<'_>], &[Run<'_>], &Scoring, fraction_bits: u32, &mut Scratch, out: &mut [i32]),
+    /// Attention.
+    pub attention: Attend,
 }
 
 /// A set with the test of whether this machine can run it.

@@ -67,13 +67,19 @@ pub(super) fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>
             }
         }
         Activation::A16 => {
-            assert!(out.planes.len() == 2 * padded && out.sums.len() == 2 * padded / RUN);
+            assert!(out.planes.len() == 2 * padded && out.sums.len() == 2 * padded / RUN && out.wide.len() == padded);
             let (high, low) = out.planes.split_at_mut(padded);
             let (high_sums, low_sums) = out.sums.split_at_mut(padded / RUN);
             let high = high.as_chunks_mut().0.iter_mut().zip(high_sums);
             let low = low.as_chunks_mut().0.iter_mut().zip(low_sums);
-            for (i, ((high, high_sum), (low, low_sum))) in high.zip(low).enumerate() {
+            let wide = out.wide.as_chunks_mut::<RUN>().0.iter_mut();
+            for (i, (((high, high_sum), (low, low_sum)), wide)) in high.zip(low).zip(wide).enumerate() {
                 let q = dynquant(i * RUN);
+                // SAFETY: 16 codes are writable.
+                unsafe {
+                    vst1q_s16(wide.as_mut_ptr(), vmovn_high_s32(vmovn_s32(q[0]), q[1]));
+                    vst1q_s16(wide.as_mut_ptr().add(8), vmovn_high_s32(vmovn_s32(q[2]), q[3]));
+                }
                 let h = q.map(|q| vrshrq_n_s32::<8>(q));
                 *high_sum = narrow(h, high);
                 *low_sum = narrow([0, 1, 2, 3].map(|i| vsubq_s32(q[i], vshlq_n_s32::<8>(h[i]))), low);

@@ -118,14 +118,14 @@ impl<V: Copy, const T: usize> Totals<V, T> {
         unsafe { Self([[Total::zero::<L>(); 2]; T]) }
     }
 
-    /// Adds the sums of one chunk, for `count` tokens.
+    /// Adds the sums of one chunk.
     ///
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn add<L: Lanes<Line = V>, I: Input>(&mut self, count: usize, chunk: &Accumulators<V, T>) {
+    pub(super) unsafe fn add<L: Lanes<Line = V>, I: Input>(&mut self, chunk: &Accumulators<V, T>) {
         let mut j = 0;
-        while j < count {
+        while j < T {
             let mut plane = 0;
             while plane < I::PLANES {
                 // SAFETY: the caller's promise.
@@ -153,9 +153,8 @@ impl<V: Copy, const T: usize> Totals<V, T> {
     }
 }
 
-/// Where the codes, scales and sums of up to `T` tokens are.
+/// Where the codes, scales and sums of `T` tokens are; where there are fewer, the last stands in for the others.
 struct Inputs<const T: usize> {
-    count: usize,
     padded: usize,
     codes: [*const i8; T],
     scales: [*const i32; T],
@@ -165,25 +164,25 @@ struct Inputs<const T: usize> {
 impl<const T: usize> Inputs<T> {
     #[inline(always)]
     fn new(tokens: &Tokens<'_>, count: usize) -> Self {
-        assert!(count <= T);
+        assert!(0 < count && count <= T);
         let (mut codes, mut scales, mut sums) = ([null(); T], [null(); T], [null(); T]);
         let mut j = 0;
-        while j < count {
-            let token = tokens.get(j);
+        while j < T {
+            let token = tokens.get(j.min(count - 1));
             (codes[j], scales[j], sums[j]) = (token.planes.as_ptr(), token.scales.as_ptr(), token.sums.as_ptr());
             j += 1;
         }
-        Self { count, padded: tokens.padded(), codes, scales, sums }
+        Self { padded: tokens.padded(), codes, scales, sums }
     }
 }
 
-/// The kernel of payload `P` in mode `S` with activations `I`, for at most `T` tokens.
+/// The kernel of payload `P` in mode `S` with activations `I`, for at most `T` tokens, `T` of which it computes.
 struct Narrow<P, S, I, const T: usize>(PhantomData<(P, S, I)>);
 
 impl<P: Codes, S: Scales, I: Input, const T: usize> TileDot for Narrow<P, S, I, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-        let x = Inputs::<T>::new(tokens, if T == 1 { 1 } else { out.len() });
+        let x = Inputs::<T>::new(tokens, out.len());
         // SAFETY: the caller's promise; groups are below `tile.groups`.
         unsafe {
             let table = L::table(&tile.table_bytes(L::SIGNED));
@@ -195,7 +194,7 @@ impl<P: Codes, S: Scales, I: Input, const T: usize> TileDot for Narrow<P, S, I, 
                 while group < tile.groups {
                     let end = tile.groups.min(group + I::CHUNK);
                     let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, table, &x);
-                    totals.add::<L, I>(x.count, &chunk);
+                    totals.add::<L, I>(&chunk);
                     group = end;
                 }
                 totals.store::<L, I>(row, out);
@@ -224,7 +223,7 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
             let codes = P::steps::<L>(part.words(group, P::WORDS), table);
             let scale = S::group::<L, P>(part, group);
             let mut j = 0;
-            while j < x.count {
+            while j < T {
                 let mut plane = 0;
                 while plane < I::PLANES {
                     let q = x.codes[j].add(plane * x.padded + group * GROUP);
@@ -289,9 +288,11 @@ pub(in crate::kernels) unsafe fn dot<L: Lanes>(
             PayloadKind::U8 => by_mode::<L, codes::U8>(call, mode),
             PayloadKind::N4 => by_mode::<L, codes::N4>(call, mode),
             PayloadKind::W16 => match call.1.activation() {
-                Activation::A8 => run(call, [L::run::<Wide<A8, 1>>, L::run::<Wide<A8, BLOCK>>]),
-                Activation::A8b { .. } => run(call, [L::run::<Wide<A8b, 1>>, L::run::<Wide<A8b, BLOCK>>]),
-                Activation::A16 => run(call, [L::run::<Wide<A16, 1>>, L::run::<Wide<A16, BLOCK>>]),
+                Activation::A8 => run(call, [L::run::<Wide<A8, 1>>, L::run::<Wide<A8, 4>>, L::run::<Wide<A8, 8>>]),
+                Activation::A8b { .. } => {
+                    run(call, [L::run::<Wide<A8b, 1>>, L::run::<Wide<A8b, 4>>, L::run::<Wide<A8b, 8>>]);
+                }
+                Activation::A16 => run(call, [L::run::<Wide<A16, 1>>, L::run::<Wide<A16, 4>>, L::run::<Wide<A16, 8>>]),
             },
         }
     }
@@ -322,24 +323,40 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
         match call.1.activation() {
-            Activation::A8 => run(call, [L::run::<Narrow<P, S, A8, 1>>, L::run::<Narrow<P, S, A8, BLOCK>>]),
-            Activation::A8b { .. } => run(call, [L::run::<Narrow<P, S, A8b, 1>>, L::run::<Narrow<P, S, A8b, BLOCK>>]),
-            Activation::A16 => run(call, [L::run::<Narrow<P, S, A16, 1>>, L::run::<Narrow<P, S, A16, BLOCK>>]),
+            Activation::A8 => by_tokens::<L, P, S, A8>(call),
+            Activation::A8b { .. } => by_tokens::<L, P, S, A8b>(call),
+            Activation::A16 => {
+                if call.2.len() < BLOCK || !L::panel::<P, S>(call.0, &call.1, call.2) {
+                    by_tokens::<L, P, S, A16>(call);
+                }
+            }
         }
     }
+}
+
+/// # Safety
+/// As for [`dot`].
+unsafe fn by_tokens<L: Lanes, P: Codes, S: Scales, I: Input>(call: Call<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { run(call, [L::run::<Narrow<P, S, I, 1>>, L::run::<Narrow<P, S, I, 4>>, L::run::<Narrow<P, S, I, 8>>]) }
 }
 
 /// Tokens that share the decoding of a group at most.
 const BLOCK: usize = 8;
 
-/// Runs `one` on a single token, `block` on more, [`BLOCK`] at a time.
+/// Runs the kernels for 1, 4 and 8 tokens on as many as there are.
 ///
 /// # Safety
 /// As for [`dot`].
-unsafe fn run((tile, tokens, sums): Call<'_>, [one, block]: [unsafe fn(&Tile<'_>, &Tokens<'_>, &mut Sums); 2]) {
+unsafe fn run((tile, tokens, sums): Call<'_>, [one, four, eight]: [unsafe fn(&Tile<'_>, &Tokens<'_>, &mut Sums); 3]) {
     for (i, sums) in sums.chunks_mut(BLOCK).enumerate() {
         let tokens = tokens.skip(i * BLOCK);
+        let kernel = match sums.len() {
+            1 => one,
+            2..=4 => four,
+            _ => eight,
+        };
         // SAFETY: the caller's promise.
-        unsafe { if sums.len() == 1 { one(tile, &tokens, sums) } else { block(tile, &tokens, sums) } }
+        unsafe { kernel(tile, &tokens, sums) }
     }
 }

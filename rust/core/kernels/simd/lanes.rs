@@ -1,6 +1,7 @@
 //! The vector operations that the dot kernels are written in.
 
 use super::codes::Codes;
+use super::scales::Scales;
 use super::tile::{Tile, Tokens};
 use crate::kernels::Sums;
 
@@ -73,6 +74,12 @@ pub(in crate::kernels) trait Lanes: Sized {
     unsafe fn dot<P: Codes, const N: usize>(
         acc: Self::Line, codes: &[Self::Line; 8], from: usize, x: *const i8,
     ) -> Self::Line;
+
+    /// The sums of many tokens in A16 by way of i16 weights, where the set has a kernel for that and these weights
+    /// allow it; `false` where not, and `out` means nothing.
+    unsafe fn panel<P: Codes, S: Scales>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
+        false
+    }
 
     /// Runs `K` with the instructions enabled.
     unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);

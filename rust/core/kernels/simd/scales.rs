@@ -6,11 +6,11 @@ use super::tile::Tile;
 use crate::formats::TILE;
 
 /// Scales and offsets of the rows of a line in one group.
-pub(super) struct GroupScale<V> {
+pub(in crate::kernels) struct GroupScale<V> {
     /// Scales of the group's halves of 16 columns.
-    pub(super) s: [V; 2],
+    pub(in crate::kernels) s: [V; 2],
     /// Their offsets, as i16 pairs.
-    pub(super) z: V,
+    pub(in crate::kernels) z: V,
 }
 
 /// Bytes of payload to prefetch ahead where every weight is used once: hardware prefetchers stop at pages.
@@ -18,13 +18,13 @@ pub(super) const PREFETCH: usize = 8192;
 
 /// Where the rows of a line begin in each plane of a tile.
 #[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
-    pub(super) tile: &'a Tile<'a>,
-    pub(super) row: usize,
+pub(in crate::kernels) struct Part<'a> {
+    pub(in crate::kernels) tile: &'a Tile<'a>,
+    pub(in crate::kernels) row: usize,
 }
 
 /// A scale mode.
-pub(super) trait Scales {
+pub(in crate::kernels) trait Scales {
     /// Whether there are block scales.
     const SCALED: bool;
     /// Whether the two halves of a group are blocks of their own.
@@ -159,7 +159,7 @@ impl Part<'_> {
     /// # Safety
     /// `group` is below the tile's groups.
     #[inline(always)]
-    pub(super) unsafe fn words(self, group: usize, words: usize) -> *const u8 {
+    pub(in crate::kernels) unsafe fn words(self, group: usize, words: usize) -> *const u8 {
         debug_assert!((group + 1) * words * 4 * TILE <= self.tile.payload.len());
         // SAFETY: `payload` holds `words` lines of every group.
         unsafe { self.tile.payload.as_ptr().add(group * words * 4 * TILE + 4 * self.row) }

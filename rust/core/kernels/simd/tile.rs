@@ -19,7 +19,7 @@ pub(in crate::kernels) struct Tile<'a> {
     /// Levels of N4.
     pub(super) table: [i8; 16],
     /// Groups of 32 columns.
-    pub(super) groups: usize,
+    pub(in crate::kernels) groups: usize,
     /// log2 of the groups in a block, 0 for blocks of 16 and 32.
     pub(super) block_shift: u32,
 }
@@ -56,7 +56,7 @@ impl<'a> Tile<'a> {
 impl Tile<'_> {
     /// The table as bytes: levels, or levels plus 128 where codes are unsigned.
     #[inline(always)]
-    pub(super) fn table_bytes(&self, signed: bool) -> [u8; 16] {
+    pub(in crate::kernels) fn table_bytes(&self, signed: bool) -> [u8; 16] {
         self.table.map(|level| level as u8 ^ if signed { 0 } else { 128 })
     }
 }
@@ -88,7 +88,7 @@ impl<'a> Tokens<'a> {
 
     /// Token `j`.
     #[inline(always)]
-    pub(super) fn get(&self, j: usize) -> TokenCodes<'a> {
+    pub(in crate::kernels) fn get(&self, j: usize) -> TokenCodes<'a> {
         self.x.token(self.first + j)
     }
 

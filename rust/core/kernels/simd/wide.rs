@@ -16,14 +16,14 @@ const WORDS: usize = GROUP / 2;
 /// Codes of one section as i16, per plane.
 type Section = [[i16; SECTION * GROUP]; 2];
 
-/// The kernel with activations `I`, for at most `T` tokens.
+/// The kernel with activations `I`, for at most `T` tokens, `T` of which it computes.
 pub(super) struct Wide<I, const T: usize>(PhantomData<I>);
 
 impl<I: Input, const T: usize> TileDot for Wide<I, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-        let count = if T == 1 { 1 } else { out.len() };
-        assert!(count <= T);
+        let count = out.len();
+        assert!(0 < count && count <= T);
         let mut x = [[[0; SECTION * GROUP]; 2]; T];
         // SAFETY: the caller's promise; groups are below `tile.groups`.
         unsafe {
@@ -34,19 +34,19 @@ impl<I: Input, const T: usize> TileDot for Wide<I, T> {
                 while group < tile.groups {
                     let section = group;
                     let section_end = tile.groups.min(section + SECTION);
-                    for (j, x) in x[..count].iter_mut().enumerate() {
-                        extend::<I>(&tokens.get(j), section * GROUP..section_end * GROUP, x);
+                    for (j, x) in x.iter_mut().enumerate() {
+                        extend::<I>(&tokens.get(j.min(count - 1)), section * GROUP..section_end * GROUP, x);
                     }
                     while group < section_end {
                         let end = section_end.min(group + I::CHUNK);
                         let mut acc = [[L::zero(); 2]; T];
                         while group < end {
                             let sums = if I::SCALED { [[L::zero(); 2]; T] } else { acc };
-                            let sums = group_dot::<L, I, T>(tile, row, group, count, &x, group - section, sums);
+                            let sums = group_dot::<L, I, T>(tile, row, group, &x, group - section, sums);
                             if I::SCALED {
                                 let mut j = 0;
-                                while j < count {
-                                    let factor = L::splat(tokens.get(j).scales[group]);
+                                while j < T {
+                                    let factor = L::splat(tokens.get(j.min(count - 1)).scales[group]);
                                     acc[j][0] = L::add(acc[j][0], L::mul(sums[j][0], factor));
                                     j += 1;
                                 }
@@ -55,7 +55,7 @@ impl<I: Input, const T: usize> TileDot for Wide<I, T> {
                             }
                             group += 1;
                         }
-                        totals.add::<L, I>(count, &acc);
+                        totals.add::<L, I>(&acc);
                     }
                 }
                 totals.store::<L, I>(row, out);
@@ -65,14 +65,13 @@ impl<I: Input, const T: usize> TileDot for Wide<I, T> {
     }
 }
 
-/// `sums` plus the products of group `group`, which is group `at` of the section in `x`, for `count` tokens.
+/// `sums` plus the products of group `group`, which is group `at` of the section in `x`.
 ///
 /// # Safety
 /// As for [`TileDot::run`].
 #[inline(always)]
 unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
-    tile: &Tile<'_>, row: usize, group: usize, count: usize, x: &[Section; T], at: usize,
-    mut sums: Accumulators<L::Line, T>,
+    tile: &Tile<'_>, row: usize, group: usize, x: &[Section; T], at: usize, mut sums: Accumulators<L::Line, T>,
 ) -> Accumulators<L::Line, T> {
     debug_assert!((group + 1) * WORDS * 4 * TILE <= tile.payload.len() && at < SECTION);
     // SAFETY: the caller's promise; `payload` holds 16 lines of every group.
@@ -86,7 +85,7 @@ unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
             }
             let weights = L::load(word);
             let mut j = 0;
-            while j < count {
+            while j < T {
                 let mut plane = 0;
                 while plane < I::PLANES {
                     let pair = x[j][plane].as_ptr().add(at * GROUP + 2 * i).cast::<i32>();

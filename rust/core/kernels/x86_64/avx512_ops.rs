@@ -64,13 +64,16 @@ pub(super) fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>
             }
         }
         Activation::A16 => {
-            assert!(out.planes.len() == 2 * padded && out.sums.len() == 2 * padded / RUN);
+            assert!(out.planes.len() == 2 * padded && out.sums.len() == 2 * padded / RUN && out.wide.len() == padded);
             let (high, low) = out.planes.split_at_mut(padded);
             let (high_sums, low_sums) = out.sums.split_at_mut(padded / RUN);
             let high = high.chunks_exact_mut(RUN).zip(high_sums);
-            for (i, ((high, high_sum), (low, low_sum))) in high.zip(low.chunks_exact_mut(RUN).zip(low_sums)).enumerate()
-            {
+            let low = low.chunks_exact_mut(RUN).zip(low_sums);
+            let wide = out.wide.as_chunks_mut::<RUN>().0.iter_mut();
+            for (i, (((high, high_sum), (low, low_sum)), wide)) in high.zip(low).zip(wide).enumerate() {
                 let q = requant(load(tail(i * RUN)), factor, shift);
+                // SAFETY: 16 codes are writable.
+                unsafe { _mm256_storeu_si256(wide.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(q)) };
                 let h = _mm512_srai_epi32::<8>(_mm512_add_epi32(q, _mm512_set1_epi32(128)));
                 *high_sum = narrow(h, high);
                 *low_sum = narrow(_mm512_sub_epi32(q, _mm512_slli_epi32::<8>(h)), low);

@@ -1,10 +1,11 @@
 //! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
 
-use super::{avx512_attention, avx512_ops};
+use super::{avx512_attention, avx512_ops, avx512_panel};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
 use crate::kernels::simd::lanes::{Lanes, TileDot};
+use crate::kernels::simd::scales::Scales;
 use crate::kernels::simd::tile::{Tile, Tokens};
 use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
@@ -56,7 +57,7 @@ fn dot(matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<usize>, sums
 }
 
 /// Lines of 512 bits.
-struct Avx512;
+pub(super) struct Avx512;
 
 impl Lanes for Avx512 {
     type Line = __m512i;
@@ -226,6 +227,12 @@ impl Lanes for Avx512 {
             i += 1;
         }
         acc
+    }
+
+    #[inline(always)]
+    unsafe fn panel<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
+        // SAFETY: the caller has AVX-512 VNNI.
+        unsafe { avx512_panel::dot::<P, S>(tile, tokens, out) }
     }
 
     #[inline(always)]

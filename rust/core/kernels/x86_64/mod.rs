@@ -4,6 +4,7 @@ mod avx2;
 mod avx512_attention;
 mod avx512_math;
 mod avx512_ops;
+mod avx512_panel;
 mod avx512vnni;
 
 use super::{KernelSet, reference};

@@ -1,0 +1,159 @@
+//! A16 for many tokens, for AVX-512: the weights of a tile become i16 once, so that a product of two columns, scale and
+//! offset included, is one instruction per token.
+
+use super::avx512vnni::Avx512;
+use crate::fixed::A16_MAX;
+use crate::formats::GROUP;
+use crate::kernels::Sums;
+use crate::kernels::simd::codes::Codes;
+use crate::kernels::simd::lanes::Lanes;
+use crate::kernels::simd::scales::{Part, Scales};
+use crate::kernels::simd::tile::{Tile, Tokens};
+use core::arch::x86_64::*;
+
+/// Tokens that share the loads of weights: with their sums, as many as there are registers for.
+const TOKENS: usize = 8;
+/// Lines of i16 pairs to a group.
+const LINES: usize = GROUP / 2;
+/// Groups that are decoded at a time: their lines fill half of the first-level cache.
+const GROUPS: usize = 16;
+/// The largest sum of |W| over columns whose products with any codes add up in i32.
+const LARGEST: i32 = (i32::MAX as u32 / A16_MAX) as i32;
+
+/// i16 weights of one section of a tile.
+struct Panel {
+    lines: [__m512i; GROUPS * LINES],
+    /// Groups in it.
+    groups: usize,
+    /// Groups whose products add up in i32: 1 or 2.
+    chunk: usize,
+}
+
+/// The dot slot for a tile and all tokens of `out`; `false`, and nothing of use in `out`, where a group's weights are
+/// too large for sums in i32.
+///
+/// # Safety
+/// As for [`Lanes::panel`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn dot<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
+    let mut panel = Panel { lines: [_mm512_setzero_si512(); GROUPS * LINES], groups: 0, chunk: 0 };
+    for first in (0..tile.groups).step_by(GROUPS) {
+        // SAFETY: the caller's promise; the groups are below the tile's.
+        if !unsafe { decode::<P, S>(tile, first, &mut panel) } {
+            return false;
+        }
+        for (i, out) in out.chunks_mut(TOKENS).enumerate() {
+            let code = |j: usize| &tokens.get(i * TOKENS + j.min(out.len() - 1)).wide[first * GROUP..];
+            let codes: [&[i16]; TOKENS] = core::array::from_fn(code);
+            assert!(codes.iter().all(|codes| codes.len() >= panel.groups * GROUP));
+            // SAFETY: the codes cover the section, as just asserted.
+            let sums =
+                unsafe { if panel.chunk == 2 { multiply::<2>(&panel, codes) } else { multiply::<1>(&panel, codes) } };
+            for (out, [low, high]) in out.iter_mut().zip(sums) {
+                let lines: *mut __m512i = out.as_mut_ptr().cast();
+                // SAFETY: 16 sums are two lines.
+                unsafe {
+                    let (low, high) = if first == 0 {
+                        (low, high)
+                    } else {
+                        let (old_low, old_high) = (_mm512_loadu_si512(lines), _mm512_loadu_si512(lines.add(1)));
+                        (_mm512_add_epi64(old_low, low), _mm512_add_epi64(old_high, high))
+                    };
+                    _mm512_storeu_si512(lines, low);
+                    _mm512_storeu_si512(lines.add(1), high);
+                }
+            }
+        }
+    }
+    true
+}
+
+/// Decodes the section of `tile` that begins with group `first`; `false` where a group's weights are too large.
+///
+/// # Safety
+/// As for [`Lanes::panel`], and `first` is a group of the tile.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, first: usize, panel: &mut Panel) -> bool {
+    let part = Part { tile, row: 0 };
+    let bytes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+    let later = _mm512_add_epi8(bytes, _mm512_set1_epi32(0x0002_0002));
+    panel.groups = GROUPS.min(tile.groups - first);
+    panel.chunk = 2;
+    let mut before = _mm512_setzero_si512();
+    for (i, lines) in panel.lines.as_chunks_mut::<LINES>().0[..panel.groups].iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let (codes, scale) = unsafe {
+            let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
+            (P::steps::<Avx512>(part.words(first + i, P::WORDS), table), S::group::<Avx512, P>(part, first + i))
+        };
+        let mut size = _mm512_setzero_si512();
+        for (j, &codes) in codes.iter().enumerate() {
+            // SAFETY: the caller has AVX-512.
+            let (s, z) = unsafe {
+                match (S::HALVES, j < LINES / 4) {
+                    (true, false) => (Avx512::low_twice(scale.s[1]), Avx512::high_twice(scale.z)),
+                    (true, true) => (Avx512::low_twice(scale.s[0]), Avx512::low_twice(scale.z)),
+                    _ => (Avx512::low_twice(scale.s[0]), scale.z),
+                }
+            };
+            for (line, at) in lines[2 * j..].iter_mut().zip([bytes, later]) {
+                let code = _mm512_shuffle_epi8(codes, at);
+                let weight = if S::SCALED { _mm512_mullo_epi16(code, s) } else { code };
+                *line = _mm512_add_epi16(weight, z);
+                // Columns of padding may hold -2^15, whose magnitude is no i16.
+                let magnitude = _mm512_min_epu16(_mm512_abs_epi16(*line), _mm512_set1_epi16(i16::MAX));
+                size = _mm512_dpwssd_epi32(size, magnitude, _mm512_set1_epi16(1));
+            }
+        }
+        if _mm512_cmpgt_epi32_mask(size, _mm512_set1_epi32(LARGEST)) != 0 {
+            return false;
+        }
+        let both = _mm512_add_epi32(before, size);
+        if i % 2 == 1 && _mm512_cmpgt_epi32_mask(both, _mm512_set1_epi32(LARGEST)) != 0 {
+            panel.chunk = 1;
+        }
+        before = size;
+    }
+    true
+}
+
+/// Sums over the section, as the i64 of rows 0 to 7 and 8 to 15, of each token.
+///
+/// # Safety
+/// Each token's codes cover the section.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS]) -> [[__m512i; 2]; TOKENS] {
+    let codes = codes.map(|codes| codes.as_ptr().cast::<i32>());
+    let zero = _mm512_setzero_si512();
+    // The sum of i32 terms in two parts: one wraps, the other counts 2^16.
+    let (mut wrapped, mut counted) = ([zero; TOKENS], [zero; TOKENS]);
+    let mut line = 0;
+    while line < panel.groups * LINES {
+        let mut acc = [zero; TOKENS];
+        let end = (line + CHUNK * LINES).min(panel.groups * LINES);
+        while line < end {
+            let weights = panel.lines[line];
+            for (acc, codes) in acc.iter_mut().zip(codes) {
+                // SAFETY: a line is two columns, one dword of codes, of the section.
+                let pair = unsafe { codes.add(line).read_unaligned() };
+                *acc = _mm512_dpwssd_epi32(*acc, weights, _mm512_set1_epi32(pair));
+            }
+            line += 1;
+        }
+        for ((wrapped, counted), acc) in wrapped.iter_mut().zip(&mut counted).zip(acc) {
+            *wrapped = _mm512_add_epi32(*wrapped, acc);
+            *counted = _mm512_add_epi32(*counted, _mm512_srai_epi32::<16>(acc));
+        }
+    }
+    core::array::from_fn(|j| {
+        // What the terms have below 2^16 adds up to less than 2^31, so its low 32 bits are all of it.
+        let rest = _mm512_sub_epi32(wrapped[j], _mm512_slli_epi32::<16>(counted[j]));
+        let half = |counted, rest| {
+            _mm512_add_epi64(_mm512_slli_epi64::<16>(_mm512_cvtepi32_epi64(counted)), _mm512_cvtepu32_epi64(rest))
+        };
+        let low = half(_mm512_castsi512_si256(counted[j]), _mm512_castsi512_si256(rest));
+        [low, half(_mm512_extracti64x4_epi64::<1>(counted[j]), _mm512_extracti64x4_epi64::<1>(rest))]
+    })
+}
