@@ -10,6 +10,9 @@ use core::ops::Range;
 
 /// Columns are padded to this, so that kernels may take blocks in pairs.
 pub const PAD: usize = 64;
+/// Bytes between the codes of one token and the next: without them, tokens of 4096 bytes, say, would all want the same
+/// lines of a cache.
+const SKEW: usize = 64;
 /// Columns per partial sum, the shortest block of any weight format.
 pub const RUN: usize = 16;
 
@@ -47,6 +50,18 @@ impl Shape {
     #[inline(always)]
     fn wide(self) -> usize {
         if self.activation == Activation::A16 { self.padded() } else { 0 }
+    }
+
+    /// i16 from one token's codes to the next's.
+    #[inline(always)]
+    fn wide_stride(self) -> usize {
+        if self.activation == Activation::A16 { self.padded() + SKEW / 2 } else { 0 }
+    }
+
+    /// Bytes from one token's planes to the next's.
+    #[inline(always)]
+    fn stride(self) -> usize {
+        self.planes() * self.padded() + SKEW
     }
 
     /// Planes per token: 2 in A16, else 1.
@@ -97,8 +112,8 @@ impl Activations {
         let (padded, planes) = (shape.padded(), shape.planes());
         self.shape = Some(shape);
         self.tokens = tokens;
-        self.planes.resize(tokens * planes * padded);
-        self.wide.resize(tokens * shape.wide(), 0);
+        self.planes.resize(tokens * shape.stride());
+        self.wide.resize(tokens * shape.wide_stride(), 0);
         self.sums.resize(tokens * planes * padded / RUN, 0);
         self.scales.resize(tokens * padded / GROUP, 0);
         self.d.resize(tokens, 0);
@@ -125,12 +140,12 @@ impl Activations {
     pub fn token(&self, token: usize) -> TokenCodes<'_> {
         let shape = self.shape();
         let (padded, planes) = (shape.padded(), shape.planes());
-        let bytes = &self.planes.as_slice()[token * planes * padded..][..planes * padded];
+        let bytes = &self.planes.as_slice()[token * shape.stride()..][..planes * padded];
         // SAFETY: i8 and u8 have the same size, alignment and valid values.
         let codes = unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast::<i8>(), bytes.len()) };
         TokenCodes {
             planes: codes,
-            wide: &self.wide[token * shape.wide()..][..shape.wide()],
+            wide: &self.wide[token * shape.wide_stride()..][..shape.wide()],
             sums: &self.sums[token * planes * padded / RUN..][..planes * padded / RUN],
             scales: &self.scales[token * padded / GROUP..][..padded / GROUP],
             d: self.d[token],
@@ -196,10 +211,10 @@ impl TokenWriter {
         let (padded, planes) = (self.shape.padded(), self.shape.planes());
         // SAFETY: tokens have disjoint ranges in every buffer; i8 and u8 agree in size, alignment and valid values.
         unsafe {
-            let bytes = self.planes.part(token * planes * padded, planes * padded);
+            let bytes = self.planes.part(token * self.shape.stride(), planes * padded);
             TokenCodesMut {
                 planes: core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()),
-                wide: self.wide.part(token * self.shape.wide(), self.shape.wide()),
+                wide: self.wide.part(token * self.shape.wide_stride(), self.shape.wide()),
                 sums: self.sums.part(token * planes * padded / RUN, planes * padded / RUN),
                 scales: self.scales.part(token * padded / GROUP, padded / GROUP),
                 d: &mut self.d.part(token, 1)[0],

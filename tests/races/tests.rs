@@ -60,6 +60,20 @@ fn three_threads_share_parts() {
 }
 
 #[test]
+fn threads_take_what_others_leave() {
+    explore(3, || run(&Pool::new(2), 3, 1));
+}
+
+#[test]
+fn threads_without_a_part_stay_out() {
+    explore(2, || {
+        let pool = Pool::new(3);
+        run(&pool, 2, 1);
+        run(&pool, 1, 1);
+    });
+}
+
+#[test]
 fn a_pool_without_work_ends() {
     explore(4, || drop(Pool::new(3)));
 }

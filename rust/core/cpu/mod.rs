@@ -2,19 +2,19 @@
 
 mod attention;
 mod kv;
+mod linear;
 mod pool;
 
 pub use kv::KvCache;
 pub use pool::Pool;
 
-use crate::activations::{Activations, TokenWriter};
+use crate::activations::Activations;
 use crate::certify::Certified;
 use crate::formats::TILE;
-use crate::kernels::{Kernels, RowConstants};
-use crate::matrix::Matrix;
+use crate::kernels::Kernels;
 use crate::ops::attention::Scratch;
 use crate::ops::{embed, gated, hadamard, residual, rope, softcap};
-use crate::program::{MatrixId, Op, Slot, Vector, VectorId};
+use crate::program::{Op, Slot, Vector, VectorId};
 use alloc::{sync::Arc, vec, vec::Vec};
 pub(crate) use pool::Disjoint;
 
@@ -69,11 +69,6 @@ struct ThreadScratch {
     codes: Vec<i16>,
     attended: Vec<i32>,
 }
-
-/// Tokens that one call of a dot kernel covers at most; bounds the memory for their sums.
-const TOKEN_BLOCK: usize = 128;
-/// Parts per thread of a parallel loop: enough to even out, few enough to stream.
-const PARTS: usize = 4;
 
 impl Cpu {
     /// An executor on `pool` with `page` positions to a cache page.
@@ -233,79 +228,6 @@ impl Cpu {
             target.clear();
             target.extend_from_slice(&source[..len]);
             self.slots[from] = source;
-        }
-    }
-
-    fn linear(&mut self, input: Slot, outputs: &[(MatrixId, Slot)], tokens: usize) {
-        let model = Arc::clone(&self.model);
-        let (matrices, widths) = (&model.model().matrices, model.widths());
-        let columns = widths[input];
-        let x = &self.slots[input];
-        self.activations.reset(matrices[outputs[0].0].activation, columns, tokens);
-        let activation = self.activations.shape().activation;
-        let writer: TokenWriter = self.activations.writer();
-        let quantize = self.kernels.quantize;
-        self.pool.run(tokens, &|_, i| {
-            // SAFETY: each token is written by one part, and the activations outlive `run`.
-            quantize(&x[i * columns..(i + 1) * columns], activation, unsafe { writer.token(i) });
-        });
-
-        let mut targets: Vec<(&Matrix, Disjoint<i32>)> = Vec::with_capacity(outputs.len());
-        for &(matrix, slot) in outputs {
-            self.slots[slot].resize(tokens * widths[slot], 0);
-            targets.push((&matrices[matrix], Disjoint::new(&mut self.slots[slot])));
-        }
-        let tiles: usize = targets.iter().map(|(matrix, _)| matrix.tiles()).sum();
-        let parts = (self.pool.threads() * PARTS).min(tiles).max(1);
-        let scratch = Disjoint::new(&mut self.scratch);
-        let (activations, kernels) = (&self.activations, self.kernels);
-        self.pool.run(parts, &|thread, part| {
-            // SAFETY: each thread has its own scratch, which outlives `run`.
-            let ThreadScratch { sums, outputs, .. } = &mut unsafe { scratch.part(thread, 1) }[0];
-            sums.resize(TOKEN_BLOCK.min(tokens), [0; TILE]);
-            outputs.resize(TOKEN_BLOCK.min(tokens), [0; TILE]);
-            for mut tile in part * tiles / parts..(part + 1) * tiles / parts {
-                for (matrix, out) in &targets {
-                    if tile < matrix.tiles() {
-                        // SAFETY: every tile of every matrix is visited once, so its rows are written once.
-                        unsafe { linear_tile(kernels, matrix, tile, activations, (sums, outputs), out) };
-                        break;
-                    }
-                    tile -= matrix.tiles();
-                }
-            }
-        });
-    }
-}
-
-/// All tokens of one tile: exact sums, then outputs.
-///
-/// # Safety
-/// No other thread writes the rows of this tile, and the buffer behind `out` is alive.
-unsafe fn linear_tile(
-    kernels: &Kernels, matrix: &Matrix, tile: usize, x: &Activations,
-    (sums, outputs): (&mut [[i64; TILE]], &mut [[i32; TILE]]), out: &Disjoint<i32>,
-) {
-    let first = tile * TILE;
-    let count = TILE.min(matrix.rows - first);
-    let rows = RowConstants {
-        rows: &matrix.planes.row.bytes()[first * 4..][..64],
-        bias: matrix.planes.bias.as_ref().map(|plane| &plane.bytes()[first * 4..][..count * 4]),
-        preshift: matrix.preshift,
-    };
-    for start in (0..x.tokens()).step_by(TOKEN_BLOCK) {
-        let block = start..x.tokens().min(start + TOKEN_BLOCK);
-        let (sums, outputs) = (&mut sums[..block.len()], &mut outputs[..block.len()]);
-        (kernels.dot)(matrix, tile, x, block.clone(), sums);
-        let (d, t) = x.scales(block.clone());
-        (kernels.finish)(sums, d, t, rows, outputs);
-        for (token, outputs) in block.zip(outputs) {
-            // SAFETY: as promised by the caller; tokens are disjoint.
-            let out = unsafe { out.part(token * matrix.rows + first, count) };
-            match out.first_chunk_mut() {
-                Some(whole) => *whole = *outputs,
-                None => out.copy_from_slice(&outputs[..count]),
-            }
         }
     }
 }

@@ -8,6 +8,7 @@ use super::codes::{self, Codes};
 use super::lanes::{Lanes, TileDot};
 use super::scales::{B8, GroupScale, Part, R, Scales, Z8, zero_level};
 use super::tile::{Tile, Tokens};
+use super::unrolled;
 use super::wide::Wide;
 use crate::activations::{Activations, RUN};
 use crate::formats::{GROUP, PayloadKind, ScaleMode, TILE};
@@ -124,16 +125,14 @@ impl<V: Copy, const T: usize> Totals<V, T> {
     /// As for [`Lanes`].
     #[inline(always)]
     pub(super) unsafe fn add<L: Lanes<Line = V>, I: Input>(&mut self, chunk: &Accumulators<V, T>) {
-        let mut j = 0;
-        while j < T {
+        unrolled!(J < T, {
             let mut plane = 0;
             while plane < I::PLANES {
                 // SAFETY: the caller's promise.
-                unsafe { self.0[j][plane].add::<L>(chunk[j][plane]) };
+                unsafe { self.0[J][plane].add::<L>(chunk[J][plane]) };
                 plane += 1;
             }
-            j += 1;
-        }
+        });
     }
 
     /// Writes the sums of the line that begins with row `row`, for every token of `out`.
@@ -222,24 +221,22 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
             }
             let codes = P::steps::<L>(part.words(group, P::WORDS), table);
             let scale = S::group::<L, P>(part, group);
-            let mut j = 0;
-            while j < T {
+            unrolled!(J < T, {
                 let mut plane = 0;
                 while plane < I::PLANES {
-                    let q = x.codes[j].add(plane * x.padded + group * GROUP);
-                    let sums = x.sums[j].add((plane * x.padded + group * GROUP) / RUN);
+                    let q = x.codes[J].add(plane * x.padded + group * GROUP);
+                    let sums = x.sums[J].add((plane * x.padded + group * GROUP) / RUN);
                     let sum = L::splat(sums.cast::<i32>().read_unaligned());
-                    let a = acc[j][plane];
-                    acc[j][plane] = if I::SCALED {
+                    let a = acc[J][plane];
+                    acc[J][plane] = if I::SCALED {
                         let v = add_group::<L, P, S>(L::zero(), &codes, &scale, sum, q);
-                        L::add(a, L::mul(v, L::splat(*x.scales[j].add(group))))
+                        L::add(a, L::mul(v, L::splat(*x.scales[J].add(group))))
                     } else {
                         add_group::<L, P, S>(a, &codes, &scale, sum, q)
                     };
                     plane += 1;
                 }
-                j += 1;
-            }
+            });
             group += 1;
         }
         acc
@@ -288,11 +285,9 @@ pub(in crate::kernels) unsafe fn dot<L: Lanes>(
             PayloadKind::U8 => by_mode::<L, codes::U8>(call, mode),
             PayloadKind::N4 => by_mode::<L, codes::N4>(call, mode),
             PayloadKind::W16 => match call.1.activation() {
-                Activation::A8 => run(call, [L::run::<Wide<A8, 1>>, L::run::<Wide<A8, 4>>, L::run::<Wide<A8, 8>>]),
-                Activation::A8b { .. } => {
-                    run(call, [L::run::<Wide<A8b, 1>>, L::run::<Wide<A8b, 4>>, L::run::<Wide<A8b, 8>>]);
-                }
-                Activation::A16 => run(call, [L::run::<Wide<A16, 1>>, L::run::<Wide<A16, 4>>, L::run::<Wide<A16, 8>>]),
+                Activation::A8 => run(call, [L::run::<Wide<A8, 1>>, L::run::<Wide<A8, BLOCK>>]),
+                Activation::A8b { .. } => run(call, [L::run::<Wide<A8b, 1>>, L::run::<Wide<A8b, BLOCK>>]),
+                Activation::A16 => run(call, [L::run::<Wide<A16, 1>>, L::run::<Wide<A16, BLOCK>>]),
             },
         }
     }
@@ -326,7 +321,7 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
             Activation::A8 => by_tokens::<L, P, S, A8>(call),
             Activation::A8b { .. } => by_tokens::<L, P, S, A8b>(call),
             Activation::A16 => {
-                if call.2.len() < BLOCK || !L::panel::<P, S>(call.0, &call.1, call.2) {
+                if call.2.len() < PANEL || !L::panel::<P, S>(call.0, &call.1, call.2) {
                     by_tokens::<L, P, S, A16>(call);
                 }
             }
@@ -338,25 +333,22 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
 /// As for [`dot`].
 unsafe fn by_tokens<L: Lanes, P: Codes, S: Scales, I: Input>(call: Call<'_>) {
     // SAFETY: the caller's promise.
-    unsafe { run(call, [L::run::<Narrow<P, S, I, 1>>, L::run::<Narrow<P, S, I, 4>>, L::run::<Narrow<P, S, I, 8>>]) }
+    unsafe { run(call, [L::run::<Narrow<P, S, I, 1>>, L::run::<Narrow<P, S, I, BLOCK>>]) }
 }
 
-/// Tokens that share the decoding of a group at most.
-const BLOCK: usize = 8;
+/// Tokens that share the decoding of a group; the sums of both planes of more do not fit the registers of any set.
+const BLOCK: usize = 4;
+/// Tokens from which on a panel of i16 weights pays for its making.
+const PANEL: usize = 32;
 
-/// Runs the kernels for 1, 4 and 8 tokens on as many as there are.
+/// Runs `one` on a single token, `block` on more, [`BLOCK`] at a time.
 ///
 /// # Safety
 /// As for [`dot`].
-unsafe fn run((tile, tokens, sums): Call<'_>, [one, four, eight]: [unsafe fn(&Tile<'_>, &Tokens<'_>, &mut Sums); 3]) {
+unsafe fn run((tile, tokens, sums): Call<'_>, [one, block]: [unsafe fn(&Tile<'_>, &Tokens<'_>, &mut Sums); 2]) {
     for (i, sums) in sums.chunks_mut(BLOCK).enumerate() {
         let tokens = tokens.skip(i * BLOCK);
-        let kernel = match sums.len() {
-            1 => one,
-            2..=4 => four,
-            _ => eight,
-        };
         // SAFETY: the caller's promise.
-        unsafe { kernel(tile, &tokens, sums) }
+        unsafe { if sums.len() == 1 { one(tile, &tokens, sums) } else { block(tile, &tokens, sums) } }
     }
 }
