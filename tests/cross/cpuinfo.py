@@ -3,10 +3,12 @@
 from .shell import CrossError
 
 X86_64_SETS = {
-    "avx2": frozenset({"avx2"}),
-    "avx512vnni": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
+    "sse4.1": (frozenset({"ssse3", "sse4_1"}),),
+    "avx2": (frozenset({"avx2"}),),
+    "avxvnni": (frozenset({"avx2", "avx_vnni"}), frozenset({"avx2", "avx512f", "avx512vl", "avx512_vnni"})),
+    "avx512vnni": (frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),),
 }
-"""Flags of /proc/cpuinfo that each kernel set of x86-64 needs, slowest set first."""
+"""Flags of /proc/cpuinfo that each kernel set of x86-64 needs, in one way or another, slowest set first."""
 
 
 def flags(text: str) -> frozenset[str]:
@@ -25,4 +27,4 @@ def flags(text: str) -> frozenset[str]:
 def x86_64_sets(text: str) -> tuple[str, ...]:
     """The kernel sets beside the reference that this CPU has the instructions for."""
     present = flags(text)
-    return tuple(name for name, needs in X86_64_SETS.items() if needs <= present)
+    return tuple(name for name, ways in X86_64_SETS.items() if any(needs <= present for needs in ways))

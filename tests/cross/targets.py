@@ -74,7 +74,11 @@ def _linux(
 
 def _x86_64() -> Target:
     # qemu has AVX2 at most, so that wider sets are proven where this machine's own CPU has them.
-    emulated = {"qemu64": REFERENCE, "Nehalem": REFERENCE, "Haswell": (*REFERENCE, "avx2")}
+    emulated = {
+        "qemu64": REFERENCE,
+        "Nehalem": (*REFERENCE, "sse4.1"),
+        "Haswell": (*REFERENCE, "sse4.1", "avx2"),
+    }
     models = [Cpu(cpu, ("qemu-x86_64", "-cpu", cpu), backends) for cpu, backends in emulated.items()]
     return Target(
         "x86-64",

@@ -19,7 +19,7 @@ CASES = {"ops/rope": "aa", "models/llama": "bb", "domains/exp2": "cc"}
 # Of the lines `domains/exp2 cc`, `models/llama bb`, `ops/rope aa`, by sha256sum.
 DIGEST = "74dc206fe7bd719d0dfb0342fdb790ea20005bb4d9c9a5b646ead7c2e4291797"
 AVX2_CPU = "processor\t: 0\nflags\t\t: fpu sse2 avx2\n\nprocessor\t: 1\nflags\t\t: fpu sse2 avx2 avx512f\n"
-AVX512_CPU = "flags : avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni\n"
+AVX512_CPU = "flags : ssse3 sse4_1 avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni\n"
 
 
 def backend(name: str, **changes: Any) -> dict[str, Any]:
@@ -96,8 +96,11 @@ def test_choosing_targets() -> None:
 def test_cpuinfo_names_the_sets_of_every_processor() -> None:
     assert cpuinfo.flags(AVX2_CPU) == {"fpu", "sse2", "avx2"}
     assert cpuinfo.x86_64_sets(AVX2_CPU) == ("avx2",)
-    assert cpuinfo.x86_64_sets(AVX512_CPU) == ("avx2", "avx512vnni")
-    assert cpuinfo.x86_64_sets(AVX512_CPU.replace("avx512_vnni", "")) == ("avx2",)
+    assert cpuinfo.x86_64_sets(AVX512_CPU) == ("sse4.1", "avx2", "avxvnni", "avx512vnni")
+    assert cpuinfo.x86_64_sets(AVX512_CPU.replace("avx512bw", "")) == ("sse4.1", "avx2", "avxvnni")
+    assert cpuinfo.x86_64_sets(AVX512_CPU.replace("avx512_vnni", "")) == ("sse4.1", "avx2")
+    assert cpuinfo.x86_64_sets("flags : avx2 avx_vnni") == ("avx2", "avxvnni")
+    assert cpuinfo.x86_64_sets("flags : ssse3 avx_vnni") == ()
     assert cpuinfo.x86_64_sets("flags : fpu") == ()
     with pytest.raises(CrossError, match="no flags of x86"):
         cpuinfo.flags("Features : asimd\nvmx flags : ept\n")
@@ -105,7 +108,13 @@ def test_cpuinfo_names_the_sets_of_every_processor() -> None:
 
 def test_a_model_has_the_sets_of_the_table_and_this_machine_those_of_its_cpu() -> None:
     assert targets.backends(Cpu("Haswell", ("qemu-x86_64",), (*REFERENCE, "avx2")), "") == ("reference", "avx2")
-    assert targets.backends(Cpu("native", (), None), AVX512_CPU) == ("reference", "avx2", "avx512vnni")
+    assert targets.backends(Cpu("native", (), None), AVX512_CPU) == (
+        "reference",
+        "sse4.1",
+        "avx2",
+        "avxvnni",
+        "avx512vnni",
+    )
 
 
 def test_equal_runs_are_no_problem() -> None:
@@ -134,7 +143,7 @@ FAULTS: dict[str, tuple[program.Run, str]] = {
         "ops/rope was skipped: no memory",
     ),
     "a back end did not run": (
-        run_of("x86-64", "Haswell", backend("reference"), absent("avx2")),
+        run_of("x86-64", "Haswell", backend("reference"), backend("sse4.1"), absent("avx2")),
         "x86-64 on Haswell: avx2 must run there and did not",
     ),
     "a back end of this machine did not run": (

@@ -55,9 +55,7 @@ fn dot(matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<usize>, sums
 /// As for [`Lanes`].
 pub(super) trait Products {
     /// [`Lanes::dot`].
-    unsafe fn dot<P: Codes, const N: usize>(
-        acc: int32x4_t, codes: &[int32x4_t; 8], from: usize, x: *const i8,
-    ) -> int32x4_t;
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[int32x4_t; 8], from: usize, x: *const i8) -> int32x4_t;
     /// [`Lanes::run`].
     unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
 }
@@ -230,11 +228,9 @@ impl<M: Products> Lanes for Neon<M> {
     }
 
     #[inline(always)]
-    unsafe fn dot<P: Codes, const N: usize>(
-        acc: int32x4_t, codes: &[int32x4_t; 8], from: usize, x: *const i8,
-    ) -> int32x4_t {
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[int32x4_t; 8], from: usize, x: *const i8) -> int32x4_t {
         // SAFETY: the caller's promise.
-        unsafe { M::dot::<P, N>(acc, codes, from, x) }
+        unsafe { M::dot::<P, N>(codes, from, x) }
     }
 
     #[inline(always)]
@@ -249,9 +245,7 @@ struct Widening;
 
 impl Products for Widening {
     #[inline(always)]
-    unsafe fn dot<P: Codes, const N: usize>(
-        acc: int32x4_t, codes: &[int32x4_t; 8], from: usize, x: *const i8,
-    ) -> int32x4_t {
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[int32x4_t; 8], from: usize, x: *const i8) -> int32x4_t {
         // SAFETY: the caller has NEON; 4 · N bytes are readable at `x`.
         unsafe {
             // Rows 0 and 1, rows 2 and 3.
@@ -270,7 +264,7 @@ impl Products for Widening {
                 }
                 halves = [vpadalq_s16(halves[0], short[0]), vpadalq_s16(halves[1], short[1])];
             }
-            vaddq_s32(acc, vpaddq_s32(halves[0], halves[1]))
+            vpaddq_s32(halves[0], halves[1])
         }
     }
 

@@ -30,10 +30,9 @@ struct Sdot;
 
 impl Products for Sdot {
     #[inline(always)]
-    unsafe fn dot<P: Codes, const N: usize>(
-        acc: int32x4_t, codes: &[int32x4_t; 8], from: usize, x: *const i8,
-    ) -> int32x4_t {
-        let mut acc = acc;
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[int32x4_t; 8], from: usize, x: *const i8) -> int32x4_t {
+        // SAFETY: the caller has NEON.
+        let mut acc = unsafe { vdupq_n_s32(0) };
         let mut i = 0;
         while i < N {
             // SAFETY: the caller has the extension; N is 4 or 8, and 4 · N bytes are readable at `x`.

@@ -216,7 +216,7 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
         let mut acc = [[L::zero(); 2]; T];
         let mut group = groups.start;
         while group < groups.end {
-            if T == 1 && part.row == 0 {
+            if part.tile.streamed && part.row == 0 {
                 part.prefetch::<L, P, S>(group);
             }
             let codes = P::steps::<L>(part.words(group, P::WORDS), table);
@@ -255,13 +255,14 @@ unsafe fn add_group<L: Lanes, P: Codes, S: Scales>(
     unsafe {
         let acc = if S::OFFSET || zero_level::<L, P>() != 0 { L::pairs(acc, scale.z, sum) } else { acc };
         if S::HALVES {
-            let first = L::dot::<P, 4>(L::zero(), codes, 0, q);
-            let second = L::dot::<P, 4>(L::zero(), codes, 4, q.add(RUN));
+            let first = L::dot::<P, 4>(codes, 0, q);
+            let second = L::dot::<P, 4>(codes, 4, q.add(RUN));
             L::add(L::add(acc, L::mul(scale.s[0], first)), L::mul(scale.s[1], second))
         } else if S::SCALED {
-            L::add(acc, L::mul(scale.s[0], L::dot::<P, 8>(L::zero(), codes, 0, q)))
+            L::add(acc, L::mul(scale.s[0], L::dot::<P, 8>(codes, 0, q)))
         } else {
-            L::dot::<P, 8>(acc, codes, 0, q)
+            // A sum of its own, so that the next group need not wait for the end of this one.
+            L::add(acc, L::dot::<P, 8>(codes, 0, q))
         }
     }
 }
@@ -347,8 +348,8 @@ const PANEL: usize = 32;
 /// As for [`dot`].
 unsafe fn run((tile, tokens, sums): Call<'_>, [one, block]: [unsafe fn(&Tile<'_>, &Tokens<'_>, &mut Sums); 2]) {
     for (i, sums) in sums.chunks_mut(BLOCK).enumerate() {
-        let tokens = tokens.skip(i * BLOCK);
+        let (tile, tokens) = (Tile { streamed: i == 0, ..*tile }, tokens.skip(i * BLOCK));
         // SAFETY: the caller's promise.
-        unsafe { if sums.len() == 1 { one(tile, &tokens, sums) } else { block(tile, &tokens, sums) } }
+        unsafe { if sums.len() == 1 { one(&tile, &tokens, sums) } else { block(&tile, &tokens, sums) } }
     }
 }

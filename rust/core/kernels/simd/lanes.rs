@@ -70,10 +70,8 @@ pub(in crate::kernels) trait Lanes: Sized {
 
     /// `acc + a.low · b.low + a.high · b.high` in i16 halves, wrapping, for a `b` that is the same in every lane.
     unsafe fn pairs(acc: Self::Line, a: Self::Line, b: Self::Line) -> Self::Line;
-    /// `acc` plus the products of the codes of steps `from..from + N` with the `4 · N` bytes at `x`.
-    unsafe fn dot<P: Codes, const N: usize>(
-        acc: Self::Line, codes: &[Self::Line; 8], from: usize, x: *const i8,
-    ) -> Self::Line;
+    /// The products of the codes of steps `from..from + N` with the `4 · N` bytes at `x`, added up.
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[Self::Line; 8], from: usize, x: *const i8) -> Self::Line;
 
     /// The sums of many tokens in A16 by way of i16 weights, where the set has a kernel for that and these weights
     /// allow it; `false` where not, and `out` means nothing.

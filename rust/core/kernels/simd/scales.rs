@@ -13,7 +13,7 @@ pub(in crate::kernels) struct GroupScale<V> {
     pub(in crate::kernels) z: V,
 }
 
-/// Bytes of payload to prefetch ahead where every weight is used once: hardware prefetchers stop at pages.
+/// Bytes of payload to prefetch ahead where weights come from memory: hardware prefetchers stop at pages.
 pub(super) const PREFETCH: usize = 8192;
 
 /// Where the rows of a line begin in each plane of a tile.

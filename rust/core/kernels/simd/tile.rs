@@ -7,6 +7,7 @@ use crate::storage::Plane;
 use core::ops::Range;
 
 /// The planes of one tile of 16 rows, cut to its own bytes; a plane that the format lacks is empty.
+#[derive(Clone, Copy)]
 pub(in crate::kernels) struct Tile<'a> {
     /// `groups` times the payload's words, a line of 64 bytes each.
     pub(super) payload: &'a [u8],
@@ -22,6 +23,8 @@ pub(in crate::kernels) struct Tile<'a> {
     pub(in crate::kernels) groups: usize,
     /// log2 of the groups in a block, 0 for blocks of 16 and 32.
     pub(super) block_shift: u32,
+    /// Whether its bytes come from memory, not from a cache: whether to ask for what follows them.
+    pub(super) streamed: bool,
 }
 
 impl<'a> Tile<'a> {
@@ -49,6 +52,7 @@ impl<'a> Tile<'a> {
             table: matrix.table,
             groups,
             block_shift: (format.block / GROUP).max(1).trailing_zeros(),
+            streamed: true,
         }
     }
 }

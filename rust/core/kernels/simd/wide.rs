@@ -41,17 +41,19 @@ impl<I: Input, const T: usize> TileDot for Wide<I, T> {
                         let end = section_end.min(group + I::CHUNK);
                         let mut acc = [[L::zero(); 2]; T];
                         while group < end {
-                            let sums = if I::SCALED { [[L::zero(); 2]; T] } else { acc };
-                            let sums = group_dot::<L, I, T>(tile, row, group, &x, group - section, sums);
-                            if I::SCALED {
-                                let mut j = 0;
-                                while j < T {
-                                    let factor = L::splat(tokens.get(j.min(count - 1)).scales[group]);
-                                    acc[j][0] = L::add(acc[j][0], L::mul(sums[j][0], factor));
-                                    j += 1;
+                            let sums = group_dot::<L, I, T>(tile, row, group, &x, group - section);
+                            let mut j = 0;
+                            while j < T {
+                                let mut plane = 0;
+                                while plane < I::PLANES {
+                                    let mut sum = sums[j][plane];
+                                    if I::SCALED {
+                                        sum = L::mul(sum, L::splat(tokens.get(j.min(count - 1)).scales[group]));
+                                    }
+                                    acc[j][plane] = L::add(acc[j][plane], sum);
+                                    plane += 1;
                                 }
-                            } else {
-                                acc = sums;
+                                j += 1;
                             }
                             group += 1;
                         }
@@ -65,22 +67,23 @@ impl<I: Input, const T: usize> TileDot for Wide<I, T> {
     }
 }
 
-/// `sums` plus the products of group `group`, which is group `at` of the section in `x`.
+/// The sums of the products of group `group`, which is group `at` of the section in `x`.
 ///
 /// # Safety
 /// As for [`TileDot::run`].
 #[inline(always)]
 unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
-    tile: &Tile<'_>, row: usize, group: usize, x: &[Section; T], at: usize, mut sums: Accumulators<L::Line, T>,
+    tile: &Tile<'_>, row: usize, group: usize, x: &[Section; T], at: usize,
 ) -> Accumulators<L::Line, T> {
     debug_assert!((group + 1) * WORDS * 4 * TILE <= tile.payload.len() && at < SECTION);
     // SAFETY: the caller's promise; `payload` holds 16 lines of every group.
     unsafe {
+        let mut sums = [[L::zero(); 2]; T];
         let words = tile.payload.as_ptr().wrapping_add(group * WORDS * 4 * TILE + 4 * row);
         let mut i = 0;
         while i < WORDS {
             let word = words.wrapping_add(i * 4 * TILE);
-            if T == 1 && row == 0 {
+            if tile.streamed && row == 0 {
                 L::prefetch(word.wrapping_add(PREFETCH));
             }
             let weights = L::load(word);

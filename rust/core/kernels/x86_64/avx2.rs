@@ -1,62 +1,49 @@
 //! AVX2: 8 rows to a vector, products of bytes by way of i16.
 
-use crate::activations::{self, Activations, TokenCodesMut};
-use crate::formats::TILE;
+use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
 use crate::kernels::simd::lanes::{Lanes, TileDot};
 use crate::kernels::simd::tile::{Tile, Tokens};
-use crate::kernels::{KernelSet, Kernels, RowConstants, Sums, reference};
-use crate::matrix::{Activation, Matrix};
-use crate::ops::attention::{self, Query, Run, Scoring, Scratch};
-use crate::ops::gated::{self, Gate};
-use crate::ops::rms_norm::{self, RmsNorm};
+use crate::kernels::{KernelSet, Sums};
+use crate::matrix::Matrix;
 use core::arch::x86_64::*;
+use core::marker::PhantomData;
 use core::ops::Range;
 use std::arch::is_x86_feature_detected;
 
 /// The set.
 pub(super) const SET: KernelSet = KernelSet {
-    kernels: Kernels {
-        name: "avx2",
-        dot,
-        finish: |sums, d, t, rows, out| {
-            // SAFETY: a set is reached only where `available` holds.
-            unsafe { finish(sums, d, t, rows, out) }
-        },
-        quantize: |x, activation, out| {
-            // SAFETY: a set is reached only where `available` holds.
-            unsafe { quantize(x, activation, out) }
-        },
-        rms_norm: |x, gain, norm, fraction_bits| {
-            // SAFETY: a set is reached only where `available` holds.
-            unsafe { rms_norm(x, gain, norm, fraction_bits) }
-        },
-        gated_activation: |kind, gate, up, fraction_bits| {
-            // SAFETY: a set is reached only where `available` holds.
-            unsafe { gated_activation(kind, gate, up, fraction_bits) }
-        },
-        attention: |queries, runs, scoring, fraction_bits, scratch, out| {
-            // SAFETY: a set is reached only where `available` holds.
-            unsafe { attention(queries, runs, scoring, fraction_bits, scratch, out) }
-        },
-    },
+    kernels: compiled_reference!("avx2", "avx2", dot),
     available: || is_x86_feature_detected!("avx2"),
     needs: "AVX2",
 };
 
 fn dot(matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<usize>, sums: &mut Sums) {
     // SAFETY: a set is reached only where `available` holds.
-    unsafe { dot::dot::<Avx2>(matrix, tile, x, tokens, sums) }
+    unsafe { dot::dot::<Ymm<Maddubs>>(matrix, tile, x, tokens, sums) }
+}
+
+/// What sets with vectors of 256 bits differ in: how they multiply bytes. The items are those of [`Lanes`].
+///
+/// # Safety
+/// As for [`Lanes`].
+pub(super) trait Products {
+    /// [`Lanes::SIGNED`].
+    const SIGNED: bool;
+    /// [`Lanes::dot`].
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[__m256i; 8], from: usize, x: *const i8) -> __m256i;
+    /// [`Lanes::run`].
+    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
 }
 
 /// Lines of 256 bits, half of the rows of a tile.
-struct Avx2;
+pub(super) struct Ymm<M>(PhantomData<M>);
 
-impl Lanes for Avx2 {
+impl<M: Products> Lanes for Ymm<M> {
     type Line = __m256i;
     const ROWS: usize = 8;
-    const SIGNED: bool = true;
+    const SIGNED: bool = M::SIGNED;
 
     #[inline(always)]
     unsafe fn zero() -> __m256i {
@@ -213,8 +200,28 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot<P: Codes, const N: usize>(acc: __m256i, codes: &[__m256i; 8], from: usize, x: *const i8) -> __m256i {
-        let mut acc = acc;
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[__m256i; 8], from: usize, x: *const i8) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { M::dot::<P, N>(codes, from, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+        // SAFETY: the caller's promise.
+        unsafe { M::run::<K>(tile, tokens, out) }
+    }
+}
+
+/// Products of bytes by way of i16.
+struct Maddubs;
+
+impl Products for Maddubs {
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[__m256i; 8], from: usize, x: *const i8) -> __m256i {
+        // SAFETY: the caller has AVX2.
+        let mut acc = unsafe { _mm256_setzero_si256() };
         let mut i = 0;
         while i < N {
             // SAFETY: the caller has AVX2; 4 · N bytes are readable at `x`.
@@ -253,35 +260,5 @@ impl Lanes for Avx2 {
 #[target_feature(enable = "avx2")]
 unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Avx2>(tile, tokens, out) }
-}
-
-// The other slots are the reference, which the compiler turns into AVX2 here.
-
-#[target_feature(enable = "avx2")]
-fn finish(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]) {
-    reference::finish(sums, d, t, rows, out);
-}
-
-#[target_feature(enable = "avx2")]
-fn quantize(x: &[i32], activation: Activation, out: TokenCodesMut<'_>) {
-    activations::quantize(x, activation, out);
-}
-
-#[target_feature(enable = "avx2")]
-fn rms_norm(x: &mut [i32], gain: &[i16], norm: &RmsNorm, fraction_bits: u32) {
-    rms_norm::rms_norm(x, gain, norm, fraction_bits);
-}
-
-#[target_feature(enable = "avx2")]
-fn gated_activation(kind: Gate, gate: &mut [i32], up: &[i32], fraction_bits: u32) {
-    gated::gated_activation(kind, gate, up, fraction_bits);
-}
-
-#[target_feature(enable = "avx2")]
-fn attention(
-    queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
-    out: &mut [i32],
-) {
-    attention::attention(queries, runs, scoring, fraction_bits, scratch, out);
+    unsafe { K::run::<Ymm<Maddubs>>(tile, tokens, out) }
 }

@@ -215,8 +215,9 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot<P: Codes, const N: usize>(acc: __m512i, codes: &[__m512i; 8], from: usize, x: *const i8) -> __m512i {
-        let mut acc = acc;
+    unsafe fn dot<P: Codes, const N: usize>(codes: &[__m512i; 8], from: usize, x: *const i8) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        let mut acc = unsafe { _mm512_setzero_si512() };
         let mut i = 0;
         while i < N {
             // SAFETY: the caller has AVX-512 VNNI; 4 · N bytes are readable at `x`.
