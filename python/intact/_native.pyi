@@ -20,6 +20,7 @@ __all__ = [
     "check_receipt",
     "conformance",
     "decode",
+    "decode_bytes",
     "dynquant",
     "embed",
     "exp2",
@@ -31,6 +32,7 @@ __all__ = [
     "linear",
     "logprobs",
     "philox",
+    "read_bandwidth",
     "release_free_memory",
     "relu2",
     "requant",
@@ -79,6 +81,15 @@ def check_receipt(receipt: bytes) -> None:
     """Raises ReceiptError unless the bytes are a well-formed receipt."""
 
 def conformance(backends: list[str] | None = None, threads: int = 1) -> str: ...
+def decode_bytes(model: Model) -> int:
+    """Bytes of weights that a token reads when it is decoded alone: all linear layers and the head."""
+
+def read_bandwidth(size: int, threads: int) -> int:
+    """Bytes per second at which `threads` threads read a buffer of `size` bytes, each its own part, again and again.
+
+    The best of several periods. Raises RequestError, and MemoryError where there is no room for the buffer.
+    """
+
 def kernels() -> list[_KernelSet]:
     """The kernel sets of this build, slowest first; `chosen` is the fastest one that is available."""
 

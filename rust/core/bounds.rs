@@ -1,8 +1,10 @@
 //! Sums of magnitudes of a matrix, and the constants of a linear layer that follow from them (2.2, 2.3).
 
 use crate::fixed::bit_length;
-use crate::formats::GROUP;
+use crate::formats::{GROUP, ScaleMode, TILE};
 use crate::matrix::{Activation, Matrix};
+use crate::storage::Plane;
+use alloc::vec::Vec;
 
 /// The largest pre-shift that has a meaning: sums stay below 2^47.
 pub const MAX_PRESHIFT: u8 = 47;
@@ -75,5 +77,63 @@ impl Magnitudes {
     #[must_use]
     pub fn preshift(&self, activation: Activation) -> u8 {
         bit_length(self.row * u64::from(activation.xmax())).saturating_sub(31) as u8
+    }
+}
+
+/// What scales and offsets alone say about the weights of a tile, whatever its codes are. Rows of padding count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ceiling {
+    /// The largest |W| that a code could give.
+    pub weight: u32,
+    /// The largest sum of |W| over an aligned chunk of 128 columns that codes could give.
+    pub chunk_128: u64,
+}
+
+impl Ceiling {
+    /// The largest magnitude of the levels that codes stand for.
+    #[must_use]
+    pub fn level(matrix: &Matrix) -> u32 {
+        let payload = &matrix.format.payload;
+        let levels = (0..=payload.max_code()).map(|code| payload.level(code as i16, &matrix.table).unsigned_abs());
+        levels.max().unwrap_or(0)
+    }
+
+    /// The ceiling of tile `tile`, where `level` is [`Ceiling::level`].
+    ///
+    /// # Panics
+    /// When a plane is absent or shorter than the shape asks for.
+    #[must_use]
+    pub fn of(matrix: &Matrix, level: u32, tile: usize) -> Self {
+        let format = &matrix.format;
+        let blocks = format.blocks(matrix.columns);
+        let largest_code = format.payload.max_code();
+        let bytes = |plane: &Option<Plane>, len: usize| -> Vec<u8> {
+            plane.as_ref().map_or_else(Vec::new, |plane| plane.bytes()[tile * len..][..len].to_vec())
+        };
+        let (scales, offsets) =
+            (bytes(&matrix.planes.scale, blocks * TILE), bytes(&matrix.planes.offset, blocks.div_ceil(2) * 4 * TILE));
+        let mut out = Self::default();
+        let mut sums = [0u64; TILE];
+        for block in 0..blocks {
+            if (block * format.block).is_multiple_of(128) {
+                sums = [0; TILE];
+            }
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let weight = match format.mode {
+                    ScaleMode::R => level,
+                    ScaleMode::B8 => u32::from(scales[block * TILE + r]) * level,
+                    ScaleMode::Z8 => {
+                        let at = block / 2 * 4 * TILE + 4 * r + block % 2 * 2;
+                        let z = i32::from(i16::from_le_bytes([offsets[at], offsets[at + 1]]));
+                        let top = i32::from(scales[block * TILE + r]) * largest_code + z;
+                        z.unsigned_abs().max(top.unsigned_abs())
+                    }
+                };
+                *sum += u64::from(weight) * format.block as u64;
+                out.weight = out.weight.max(weight);
+                out.chunk_128 = out.chunk_128.max(*sum);
+            }
+        }
+        out
     }
 }

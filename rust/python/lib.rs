@@ -6,7 +6,9 @@ mod errors;
 mod model;
 mod numerics;
 mod receipt;
+mod roof;
 mod source;
+mod stream;
 
 use intact_core::kernels::{Kernels, SETS};
 use pyo3::prelude::*;
@@ -48,6 +50,8 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(kernels, m)?)?;
     m.add_function(wrap_pyfunction!(release_free_memory, m)?)?;
     m.add_function(wrap_pyfunction!(conformance::conformance, m)?)?;
+    m.add_function(wrap_pyfunction!(roof::decode_bytes, m)?)?;
+    m.add_function(wrap_pyfunction!(roof::read_bandwidth, m)?)?;
     m.add("MAX_RECEIPT_BYTES", intact::receipt::MAX_BYTES)?;
     m.add_function(wrap_pyfunction!(receipt::check_receipt, m)?)?;
     m.add_class::<model::Model>()?;

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 import typer
 
-from intact import CONTRACT_VERSION, LLM, ModelError, SamplingParams, numerics
+from intact import CONTRACT_VERSION, LLM, ModelError, RequestError, SamplingParams, numerics
+from intact._native import read_bandwidth
 from intact.cli import app, main
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "CLI.md").read_text("utf-8")
@@ -233,9 +234,28 @@ def test_bench(intact: Run, model: Path) -> None:
         ("pp16", 2),
         ("tg8", 2),
     ]
-    assert all(0 < row["min"] <= row["median"] <= row["max"] for row in report["rows"])
-    table = intact("bench", model, "-p", 0, "-n", 8, "-r", 1).out.splitlines()
-    assert [line.split()[0] for line in table] == ["test", "tg8"]
+    for row in report["rows"]:
+        assert 0 < row["min"] <= row["median"] <= row["max"]
+        assert row["min"] <= row["mean"] <= row["max"]
+        assert row["stddev"] <= row["max"] - row["min"]
+        decodes = row["test"] == "tg8"
+        assert (row["read_bandwidth"] is not None, row["roof_share"] is not None) == (decodes, decodes)
+        if decodes:
+            assert row["roof_share"] == pytest.approx(report["decode_bytes"] * row["mean"] / row["read_bandwidth"])
+    # The head is the embedding, which a token reads whole.
+    assert 0.9 * report["plane_bytes"] < report["decode_bytes"] <= report["plane_bytes"]
+    heading, row, *rest = intact("bench", model, "-p", 0, "-n", 8, "-r", 1).out.splitlines()
+    assert (heading.split()[:5], rest) == (["model", "MiB", "kernels", "threads", "test"], [])
+    assert row.split()[4] == "tg8"
+    assert "GB/s" in row
+
+
+def test_read_bandwidth_checks_its_arguments() -> None:
+    for size, threads in ((7, 1), (1 << 20, 0), (1 << 20, 1025)):
+        with pytest.raises(RequestError, match=r"size|threads"):
+            read_bandwidth(size, threads)
+    with pytest.raises(MemoryError, match="no room"):
+        read_bandwidth(1 << 62, 1)
 
 
 def test_eval(intact: Run, model: Path, checkpoint: Path, tmp_path: Path, llm: LLM) -> None:

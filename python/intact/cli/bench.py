@@ -13,6 +13,9 @@ from intact.cli.common import CpuOption, JsonOption, ModelArgument, ProfileOptio
 if TYPE_CHECKING:
     from intact.llm import LLM
 
+# The largest buffer that memory bandwidth is measured on; far more than caches hold.
+_MAX_READ = 1 << 30
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
@@ -29,26 +32,67 @@ def bench(
     cpu: CpuOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure tokens per second: rows ppN (prefill of N tokens) and tgN (decode of N tokens), one sequence."""
+    """Measure tokens per second: rows ppN (prefill of N tokens) and tgN (decode of N tokens), one sequence.
+
+    Decoding a token reads every weight once. Its share of the roof is these bytes times tokens per second, over the
+    bytes per second of threads that only read: as many threads, on a buffer as large as the weights (at most 1 GiB).
+    """
     rows: list[dict[str, Any]] = []
-    digest = ""
+    facts: dict[str, Any] = {}
     for count in threads or (None,):
         llm = open_model(model, count, cpu, profile)
-        digest = llm.digest
-        tests = [("pp", prompt, _prefill), ("tg", generate, _decode)]
-        for name, length, measure in tests:
+        facts = _facts(llm)
+        for name, length, measure in (("pp", prompt, _prefill), ("tg", generate, _decode)):
             if length:
                 measure(llm, length)  # not counted: fills caches and grows buffers
-                rates = sorted(length / measure(llm, length) for _ in range(repetitions))
-                row = {"test": f"{name}{length}", "threads": llm.threads, "kernels": llm.kernels}
-                rows.append({**row, "median": statistics.median(rates), "min": rates[0], "max": rates[-1]})
+                rates = [length / measure(llm, length) for _ in range(repetitions)]
+                summary = _summary(rates)
+                row = {"test": f"{name}{length}", "threads": llm.threads, "kernels": llm.kernels, **summary}
+                rows.append({**row, **_roof(llm, facts["decode_bytes"], summary["mean"], decodes=name == "tg")})
     if json:
-        print_json({"model_digest": digest, "unit": "tokens/s", "repetitions": repetitions, "rows": rows})
-        return
-    print(f"{'test':<8}{'threads':>8}  {'kernels':<12}{'tokens/s':>10}{'min':>10}{'max':>10}")
+        print_json({"model": model, **facts, "unit": "tokens/s", "repetitions": repetitions, "rows": rows})
+    else:
+        _print_table(model, facts["plane_bytes"], rows)
+
+
+def _facts(llm: LLM) -> dict[str, Any]:
+    from intact._native import decode_bytes
+
+    model = llm._model
+    return {"model_digest": llm.digest, "plane_bytes": model.plane_bytes, "decode_bytes": decode_bytes(model)}
+
+
+def _summary(rates: list[float]) -> dict[str, float]:
+    return {
+        "mean": statistics.fmean(rates),
+        "stddev": statistics.stdev(rates) if len(rates) > 1 else 0.0,
+        "median": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+    }
+
+
+def _roof(llm: LLM, decode_bytes: int, rate: float, decodes: bool) -> dict[str, float | None]:
+    from intact._native import read_bandwidth
+
+    if not decodes:
+        return {"read_bandwidth": None, "roof_share": None}
+    bandwidth = read_bandwidth(min(decode_bytes, _MAX_READ), llm.threads)
+    return {"read_bandwidth": bandwidth, "roof_share": decode_bytes * rate / bandwidth}
+
+
+def _print_table(model: str, plane_bytes: int, rows: list[dict[str, Any]]) -> None:
+    name = model.rstrip("/").rsplit("/", 1)[-1]
+    width = max(len(name), len("model"))
+    size = f"{plane_bytes / 2**20:.1f}"
+    print(
+        f"{'model':<{width}}  {'MiB':>8}  {'kernels':<12}{'threads':>7}  {'test':<8}{'tokens/s':>16}  share of the roof"
+    )
     for row in rows:
-        rates_text = "".join(f"{row[key]:>10.1f}" for key in ("median", "min", "max"))
-        print(f"{row['test']:<8}{row['threads']:>8}  {row['kernels']:<12}{rates_text}")
+        rate = f"{row['mean']:.1f} ± {row['stddev']:.1f}"
+        share = f"{row['roof_share']:.0%} of {row['read_bandwidth'] / 1e9:.1f} GB/s" if row["roof_share"] else "-"
+        columns = f"{row['kernels']:<12}{row['threads']:>7}  {row['test']:<8}{rate:>16}  {share}"
+        print(f"{name:<{width}}  {size:>8}  {columns}")
 
 
 def _tokens(llm: LLM, count: int) -> list[int]:

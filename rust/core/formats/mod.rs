@@ -42,9 +42,10 @@ pub trait Payload: Sync {
         let _ = code;
         true
     }
-    /// Whether [`Payload::valid`] can fail, so that a loader has to read the codes.
-    fn has_invalid(&self) -> bool {
-        false
+    /// Whether every code of some payload bytes is valid, those of padding included.
+    fn all_valid(&self, payload: &[u8]) -> bool {
+        let _ = payload;
+        true
     }
     /// Whether a code indexes the matrix's table.
     fn has_table(&self) -> bool {

@@ -48,7 +48,7 @@ impl Payload for U8 {
         code != 0
     }
 
-    fn has_invalid(&self) -> bool {
-        true
+    fn all_valid(&self, payload: &[u8]) -> bool {
+        payload.iter().fold(true, |valid, &code| valid & (code != 0))
     }
 }

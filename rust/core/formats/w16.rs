@@ -47,7 +47,8 @@ impl Payload for W16 {
         code != i16::MIN
     }
 
-    fn has_invalid(&self) -> bool {
-        true
+    fn all_valid(&self, payload: &[u8]) -> bool {
+        let codes = payload.as_chunks().0.iter().map(|&code| i16::from_le_bytes(code));
+        codes.fold(true, |valid, code| valid & (code != i16::MIN))
     }
 }

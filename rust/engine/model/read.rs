@@ -2,7 +2,7 @@
 
 use super::manifest::{Manifest, MatrixRecord, sha256_hex};
 use super::program::Names;
-use super::{MANIFEST, PLANES, SCHEMA, write};
+use super::{MANIFEST, PLANES, SCHEMA, memory, write};
 use crate::error::ModelError;
 use intact_core::CONTRACT_VERSION;
 use intact_core::certify::{Certified, certify};
@@ -45,22 +45,14 @@ pub struct Verified {
     pub files: usize,
 }
 
-struct Map(memmap2::Mmap);
-
-impl Storage for Map {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 impl Loaded {
-    /// Opens the directory `path`; weights are mapped, not read.
+    /// Opens the directory `path`.
     ///
     /// # Errors
     /// Any [`ModelError`].
     pub fn open(path: &Path, pool: &Pool) -> Result<Self, ModelError> {
         let manifest = parse_manifest(&path.join(MANIFEST), &read_small(&path.join(MANIFEST), MAX_MANIFEST)?)?;
-        Self::assemble(path, manifest, map(&path.join(PLANES))?, pool)
+        Self::assemble(path, manifest, memory::load(&path.join(PLANES))?, pool)
     }
 
     /// A directory whose two files are in memory; `path` names it in messages.
@@ -173,13 +165,6 @@ fn parse_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, ModelError> {
 
 fn valid_name(name: &str) -> bool {
     (1..=200).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-}
-
-fn map(path: &Path) -> Result<Arc<dyn Storage>, ModelError> {
-    let file = File::open(path).map_err(io(path, "open"))?;
-    // SAFETY: the map is read-only; a file that another program changes meanwhile is outside what can be guarded.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io(path, "map"))?;
-    Ok(Arc::new(Map(map)))
 }
 
 /// Every plane of the file by name.

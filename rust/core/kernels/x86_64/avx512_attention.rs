@@ -7,6 +7,7 @@ use super::avx512_math::{LANES, exp2, join, load_u8, requant, requant_each, rshr
 use crate::fixed::{self, LOG2_E_Q30, bit_length};
 use crate::ops::attention::{Keys, Query, Run, Scoring, Scratch};
 use crate::ops::softcap::softcap;
+use alloc::vec::Vec;
 use core::arch::x86_64::*;
 
 /// Sixteen dwords.
@@ -34,13 +35,21 @@ struct Block<'a> {
     position: usize,
 }
 
-fn blocks<'a>(runs: &'a [Run<'a>]) -> impl Iterator<Item = Block<'a>> {
+/// The blocks of `runs`, whose arrays are proved to hold what their positions ask for.
+fn blocks<'a>(runs: &'a [Run<'a>], width: usize) -> Vec<Block<'a>> {
     let mut start = 0;
-    runs.iter().flat_map(move |run| {
+    let each = runs.iter().flat_map(|run| {
         let (first, count) = (start, run.key_d.len());
+        let keys = match run.keys {
+            Keys::I8(keys) => keys.len(),
+            Keys::I16(keys) => keys.len(),
+        };
+        assert!(keys >= count * width && run.values.len() >= count * width, "codes of {count} positions are missing");
+        assert!([run.key_t, run.value_d, run.value_t].iter().all(|scales| scales.len() >= count));
         start += count;
         (0..count).step_by(LANES).map(move |at| Block { run, at, len: LANES.min(count - at), position: first + at })
-    })
+    });
+    each.collect()
 }
 
 impl Block<'_> {
@@ -49,7 +58,32 @@ impl Block<'_> {
         let below = |end: usize| (1u32 << end.saturating_sub(self.position).min(self.len)) - 1;
         (below(query.visible.end) & !below(query.visible.start)) as __mmask16
     }
+
+    /// The scales of its positions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn scales(&self, scales: &[u8]) -> __m512i {
+        match scales[self.at..].first_chunk::<LANES>() {
+            // SAFETY: 16 bytes are readable.
+            Some(all) => unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(all.as_ptr().cast())) },
+            None => load_u8(&scales[self.at..]),
+        }
+    }
+
+    /// Asks for the codes of its positions: they come from memory, in pieces too short for the CPU to foresee.
+    #[inline]
+    fn prefetch<T>(&self, codes: &[T], width: usize) {
+        let bytes = self.len * width * size_of::<T>();
+        let start = codes.as_ptr().wrapping_add(self.at * width).cast::<i8>();
+        for line in (0..bytes).step_by(64) {
+            // SAFETY: a prefetch may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line)) };
+        }
+    }
 }
+
+/// Blocks from one that is read to the one that is asked for.
+const AHEAD: usize = 4;
 
 /// What a query has gathered about the positions that it sees.
 #[derive(Clone, Copy)]
@@ -71,21 +105,18 @@ pub(super) fn attention(
     queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
     out: &mut [i32],
 ) {
-    let count = blocks(runs).count();
     let width = out.len() / queries.len();
+    let blocks = blocks(runs, width);
+    let count = blocks.len();
     let steps = width.div_ceil(2).next_multiple_of(LANES);
-    let zero = [0; LANES];
-    scratch.lines.clear();
-    scratch.lines.resize(
-        count * queries.len()
-            + queries.len() * (steps / LANES)
-            + steps.max(PANEL * VALUE_LINES)
-            + queries.len() * VALUE_LINES / 2,
-        zero,
-    );
-    let (scores, rest) = scratch.lines.split_at_mut(count * queries.len());
+    let panel = steps.max(PANEL * VALUE_LINES);
+    let all = (count + steps / LANES + VALUE_LINES / 2) * queries.len() + panel;
+    if scratch.lines.len() < all {
+        scratch.lines.resize(all, [0; LANES]);
+    }
+    let (scores, rest) = scratch.lines[..all].split_at_mut(count * queries.len());
     let (codes, rest) = rest.split_at_mut(queries.len() * (steps / LANES));
-    let (panel, sums) = rest.split_at_mut(steps.max(PANEL * VALUE_LINES));
+    let (panel, sums) = rest.split_at_mut(panel);
 
     for (query, lines) in queries.iter().zip(codes.chunks_exact_mut(steps / LANES)) {
         for (line, codes) in lines.iter_mut().zip(query.codes.chunks(STEP)) {
@@ -93,8 +124,14 @@ pub(super) fn attention(
         }
     }
     let codes = codes.as_flattened();
-    for (i, block) in blocks(runs).enumerate() {
-        transpose(&block, width, &mut panel[..steps]);
+    for (i, block) in blocks.iter().enumerate() {
+        if let Some(block) = blocks.get(i + AHEAD) {
+            match block.run.keys {
+                Keys::I8(keys) => block.prefetch(keys, width),
+                Keys::I16(keys) => block.prefetch(keys, width),
+            }
+        }
+        transpose(block, width, &mut panel[..steps]);
         let mut first = 0;
         while first < queries.len() {
             let rest = (&codes[first * steps..], steps, width.div_ceil(2));
@@ -107,28 +144,26 @@ pub(super) fn attention(
             };
         }
     }
-    let mut seen = alloc::vec::Vec::with_capacity(queries.len());
+    let mut seen = Vec::with_capacity(queries.len());
     for (query, scores) in queries.iter().zip(scores.chunks_exact_mut(count)) {
         let mut state = Seen { largest: i32::MIN, value_t: 0, total: 0 };
-        logits(query, runs, scoring, fraction_bits, scores, &mut state);
-        weights(query, runs, scores, &mut state);
+        logits(query, &blocks, scoring, fraction_bits, scores, &mut state);
+        weights(query, &blocks, scores, &mut state);
         assert!(state.total > 0, "attention without a visible position");
         seen.push(state);
     }
     for column in (0..width).step_by(COLUMNS) {
-        sums.fill(zero);
-        let mut done = 0;
-        let mut all = blocks(runs).peekable();
-        while all.peek().is_some() {
-            let mut taken = 0;
-            for (block, lines) in all.by_ref().take(PANEL).zip(panel.chunks_exact_mut(VALUE_LINES)) {
-                interleave(&block, width, column, lines);
-                taken += 1;
+        sums.fill([0; LANES]);
+        for (start, some) in (0..count).step_by(PANEL).zip(blocks.chunks(PANEL)) {
+            for (i, (block, lines)) in some.iter().zip(panel.chunks_exact_mut(VALUE_LINES)).enumerate() {
+                if let Some(block) = blocks.get(start + i + AHEAD) {
+                    block.prefetch(block.run.values, width);
+                }
+                interleave(block, width, column, lines);
             }
-            let values = &panel[..taken * VALUE_LINES];
+            let values = &panel[..some.len() * VALUE_LINES];
             let each = scores.chunks_exact(count).zip(sums.chunks_exact_mut(VALUE_LINES / 2));
-            each.for_each(|(weights, sums)| mix(&weights[done..done + taken], values, sums));
-            done += taken;
+            each.for_each(|(weights, sums)| mix(&weights[start..start + some.len()], values, sums));
         }
         let each = seen.iter().zip(sums.chunks_exact(VALUE_LINES / 2)).zip(out.chunks_exact_mut(width));
         for ((seen, sums), out) in each {
@@ -150,15 +185,6 @@ fn load_i16(x: &[i16]) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr()) }
 }
 
-/// The first 32 elements as i16, zeros where there are fewer.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn load_i8(x: &[i8]) -> __m512i {
-    let mask: __mmask32 = if x.len() >= STEP { !0 } else { (1 << x.len()) - 1 };
-    // SAFETY: lanes beyond the slice are masked, and masked lanes are not read.
-    unsafe { _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, x.as_ptr())) }
-}
-
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn load(line: &Line) -> __m512i {
@@ -171,19 +197,18 @@ fn load(line: &Line) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn transpose(block: &Block<'_>, width: usize, panel: &mut [Line]) {
     for (i, lines) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let row = |r: usize| -> __m512i {
-            if r >= block.len {
-                return _mm512_setzero_si512();
-            }
-            let codes = (block.at + r) * width + i * STEP..(block.at + r + 1) * width;
-            match block.run.keys {
-                Keys::I8(keys) => load_i8(&keys[codes]),
-                Keys::I16(keys) => load_i16(&keys[codes]),
-            }
-        };
+        let columns = STEP.min(width - i * STEP);
+        let mask: __mmask32 = if columns == STEP { !0 } else { (1 << columns) - 1 };
         let mut rows = [_mm512_setzero_si512(); LANES];
-        for (r, out) in rows.iter_mut().enumerate() {
-            *out = row(r);
+        for (r, row) in rows[..block.len].iter_mut().enumerate() {
+            let first = (block.at + r) * width + i * STEP;
+            // SAFETY: the run holds `width` codes of every position, as `blocks` has proved; masked lanes are not read.
+            *row = unsafe {
+                match block.run.keys {
+                    Keys::I8(keys) => _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, keys.as_ptr().add(first))),
+                    Keys::I16(keys) => _mm512_maskz_loadu_epi16(mask, keys.as_ptr().add(first)),
+                }
+            };
         }
         // Dwords, then pairs of dwords, change places within lanes of 128 bits; then those lanes do.
         let mut quads = [_mm512_setzero_si512(); LANES];
@@ -234,18 +259,19 @@ fn products<const N: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn logits(
-    query: &Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scores: &mut [Line], seen: &mut Seen,
+    query: &Query<'_>, blocks: &[Block<'_>], scoring: &Scoring, fraction_bits: u32, scores: &mut [Line],
+    seen: &mut Seen,
 ) {
     let factor = _mm512_set1_epi32(query.d * scoring.scale);
     let shift = _mm512_set1_epi32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t);
     let (mut largest, mut value_t) = (_mm512_set1_epi32(i32::MIN), _mm512_setzero_si512());
-    for (block, line) in blocks(runs).zip(scores) {
+    for (block, line) in blocks.iter().zip(scores) {
         let visible = block.visible(query);
         if visible == 0 {
             continue;
         }
-        let m = _mm512_mullo_epi32(load_u8(&block.run.key_d[block.at..]), factor);
-        let t = _mm512_sub_epi32(shift, load_u8(&block.run.key_t[block.at..]));
+        let m = _mm512_mullo_epi32(block.scales(block.run.key_d), factor);
+        let t = _mm512_sub_epi32(shift, block.scales(block.run.key_t));
         store(requant_each(load(line), m, t), line);
         if let Some(cap) = &scoring.softcap {
             for l in line.iter_mut() {
@@ -253,7 +279,7 @@ fn logits(
             }
         }
         largest = _mm512_mask_max_epi32(largest, visible, largest, load(line));
-        value_t = _mm512_mask_max_epi32(value_t, visible, value_t, load_u8(&block.run.value_t[block.at..]));
+        value_t = _mm512_mask_max_epi32(value_t, visible, value_t, block.scales(block.run.value_t));
     }
     seen.largest = _mm512_reduce_max_epi32(largest);
     seen.value_t = _mm512_reduce_max_epi32(value_t) as u8;
@@ -262,11 +288,11 @@ fn logits(
 /// Makes w of l, as its digits: dword 4n + k of a line holds digit k of positions 4n…4n + 3. Finds the sum of p.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn weights(query: &Query<'_>, runs: &[Run<'_>], scores: &mut [Line], seen: &mut Seen) {
+fn weights(query: &Query<'_>, blocks: &[Block<'_>], scores: &mut [Line], seen: &mut Seen) {
     let digits = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     let (largest, tm) = (_mm512_set1_epi32(seen.largest), _mm512_set1_epi32(8 + i32::from(seen.value_t)));
     let mut total = _mm512_setzero_si512();
-    for (block, line) in blocks(runs).zip(scores) {
+    for (block, line) in blocks.iter().zip(scores) {
         let visible = block.visible(query);
         // No l is above the largest, so a positive difference has wrapped.
         let x = _mm512_sub_epi32(load(line), largest);
@@ -276,9 +302,9 @@ fn weights(query: &Query<'_>, runs: &[Run<'_>], scores: &mut [Line], seen: &mut 
         let (low, high) = widen(p);
         total = _mm512_add_epi64(total, _mm512_add_epi64(low, high));
         // p · d < 2^30, so a rounding shift by 31 or more gives 0 by itself.
-        let shift = _mm512_sub_epi32(tm, load_u8(&block.run.value_t[block.at..]));
+        let shift = _mm512_sub_epi32(tm, block.scales(block.run.value_t));
         let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
-        let w = _mm512_mullo_epi32(p, load_u8(&block.run.value_d[block.at..]));
+        let w = _mm512_mullo_epi32(p, block.scales(block.run.value_d));
         let w = _mm512_srlv_epi32(_mm512_add_epi32(w, half), shift);
         store(_mm512_shuffle_epi8(w, digits), line);
     }
@@ -296,9 +322,8 @@ fn interleave(block: &Block<'_>, width: usize, column: usize, lines: &mut [Line]
         if r >= block.len {
             return _mm512_setzero_si512();
         }
-        let values = &block.run.values[(block.at + r) * width + column..][..columns];
-        // SAFETY: columns beyond the vector are masked, and masked lanes are not read.
-        unsafe { _mm512_maskz_loadu_epi8(mask, values.as_ptr()) }
+        // SAFETY: the run holds `width` values of every position, as `blocks` has proved; masked lanes are not read.
+        unsafe { _mm512_maskz_loadu_epi8(mask, block.run.values.as_ptr().add((block.at + r) * width + column)) }
     };
     for (i, lines) in lines.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let [v0, v1, v2, v3] = [row(4 * i), row(4 * i + 1), row(4 * i + 2), row(4 * i + 3)];
