@@ -126,9 +126,7 @@ def measure(engine: Engine, options: argparse.Namespace, threads: int) -> dict[s
     own += ["--context", *options.context, "--threads", threads, "--child"]
     python = sys.executable if engine.intact else options.llama
     command = [python, __file__, engine.path, *map(str, own)]
-    # OpenMP threads of llama.cpp that wait by spinning would take CPU time from each other where CPUs are few.
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"{engine.path}: {result.stderr.strip()}")
     if engine.intact:
