@@ -34,6 +34,9 @@ const BLOCK: usize = 128;
 /// Rows and columns of a matrix that no cache holds.
 const LARGE: usize = 16384;
 const FRACTION_BITS: u32 = 16;
+/// Formats for one token: a payload each.
+const DECODED: [&str; 12] =
+    ["T16r", "T20r", "U2b8", "U3b8", "U4b8", "U4z8", "U6b8", "U8r", "N4b8", "P20b4", "P30b4", "P40b4"];
 const MODES: [Activation; 2] = [Activation::A16, Activation::A8b { cap: 1 }];
 
 fn main() {
@@ -158,8 +161,11 @@ fn many_tokens(sets: &[&'static Kernels]) {
 fn one_token(sets: &[&'static Kernels]) {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     println!("\ndot, {LARGE} x {LARGE}, 1 token: weights from memory");
-    println!("{:<14}{:<8}{:<6}{:>8}{:>8}{:>10}", "set", "format", "mode", "threads", "GB/s", "of a read");
-    for name in ["U4z8", "U8r"] {
+    println!(
+        "{:<14}{:<8}{:<6}{:>8}{:>8}{:>10}{:>12}",
+        "set", "format", "mode", "threads", "GB/s", "of a read", "weights/ns"
+    );
+    for name in DECODED {
         for mode in MODES {
             let matrix = random_matrix(name, mode, [LARGE, LARGE]);
             let x = random_tokens(&matrix, 1);
@@ -181,10 +187,11 @@ fn one_token(sets: &[&'static Kernels]) {
                     let found = tiles * bytes as f64 / matrix.tiles() as f64;
                     let of_read = percent(found, Some(read));
                     println!(
-                        "{:<14}{name:<8}{:<6}{threads:>8}{:>8.1}{of_read:>10}",
+                        "{:<14}{name:<8}{:<6}{threads:>8}{:>8.1}{of_read:>10}{:>12.1}",
                         set.name,
                         mode.name(),
-                        found / 1e9
+                        found / 1e9,
+                        tiles * (TILE * LARGE) as f64 / 1e9,
                     );
                 }
             }

@@ -3,7 +3,7 @@ mod import_support;
 
 use import_support::{F16, F32, singles, tiny};
 use intact_quantize::error::Error;
-use intact_quantize::import::{Blocks, DType, Levels, Source, Tensor};
+use intact_quantize::import::{Blocks, DType, Levels, Shift, Source, Tensor};
 use sha2::{Digest, Sha256};
 
 /// Blocks in a row.
@@ -17,7 +17,7 @@ const HALVES: [u16; 9] = [0x2e66, 0xae66, 0x0003, 0x7bff, 0x8000, 0x8001, 0x0000
 type KnownAnswer = (u32, DType, usize, &'static [usize], [u32; 4], &'static str);
 
 #[rustfmt::skip]
-const KNOWN: [KnownAnswer; 9] = [
+const KNOWN: [KnownAnswer; 16] = [
     (2, DType::Q4_0, 18, &[0], [0xbf332800, 0xbe4cc000, 0x35a80000, 0xbbc68000], "1aa21a61927cd20d268f92939b65795ea9da3266882465d1b12766f13c606b02"),
     (3, DType::Q4_1, 20, &[0, 2], [0x3f8cc400, 0xbf199000, 0x35700000, 0x3ddab500], "68244ac18ebf39e595fdef21c034af57e7f6601ade0b70b2585a3cd36b7f9783"),
     (6, DType::Q5_0, 22, &[0], [0x3f199000, 0x3fccc000, 0x34c00000, 0xbc468000], "2611ba108b9c45ad9bd4e696b5444d9e4e6132fc6869a1e51b6dd4392600665a"),
@@ -27,6 +27,13 @@ const KNOWN: [KnownAnswer; 9] = [
     (13, DType::Q5_K, 176, &[0, 2], [0x410cc400, 0x42b4f4b0, 0x3f999000, 0xbf659600], "a6cd27e639106e70ab6e28335d365ba56559f87c2f65cc360f943dba93637b99"),
     (14, DType::Q6_K, 210, &[208], [0xc2e58b40, 0xc2418d80, 0xc387c450, 0xbf363780], "9e467202d49c574f8ae683035846418440e1d2dea27db5ae03e624808f2be154"),
     (20, DType::IQ4_NL, 18, &[0], [0xc1265c00, 0xc01ff600, 0x37a98000, 0xbdc4f300], "f86aa66c929bc679155219f2072fab5abd547b5ad8786d8ae83e99060f0f4f79"),
+    (10, DType::Q2_K, 84, &[80, 82], [0x3e999000, 0x3f4cc000, 0x3f999000, 0xbe3a2400], "571b192a210e4dbf3b2e0d0200567bb0a5efd5bcdf87ee900ea0553a835488cd"),
+    (11, DType::Q3_K, 110, &[108], [0x40065e00, 0x40598c00, 0x3fb32800, 0x00000000], "07b40c1568dfd79e74d51f1f136e8e6b7cb534f7446334de1ea25b458ddb04cc"),
+    (23, DType::IQ4_XS, 136, &[0], [0x419cc300, 0x42dff200, 0xc3202930, 0x3f2c54a0], "5edd4129cd4c518f9f9e932d63fbefd9bf08e02823656f667577797f45f261b4"),
+    (34, DType::TQ1_0, 54, &[52], [0xbdccc000, 0xbdccc000, 0x3dccc000, 0x3a468000], "f4c508328f5473b1e35208ccc1a0a575a1866193fa3d7c9a43d300d3fd961f27"),
+    (35, DType::TQ2_0, 66, &[64], [0xbdccc000, 0x3e4cc000, 0xbdccc000, 0x3ac68000], "d7d59763643182fbec2a7b757bbff63e26519459a432e34fa83ff0fed8a7a87b"),
+    (39, DType::MXFP4, 17, &[], [0x81000000, 0x00000000, 0x80800000, 0x00000000], "a7f2ea60e181bb5a50e46af6f438b27770378aee096757ebc080b47466840d91"),
+    (40, DType::NVFP4, 36, &[], [0xc0400000, 0xbb000000, 0xc4700000, 0x3fe00000], "d9f2b4362610b4c4c0e2860cd86e849a99ba2525cae09a018223d510de648809"),
 ];
 
 /// The SHA-256 of all finite halves, 0x0000 ..= 0xfbff, as little-endian singles.
@@ -44,6 +51,10 @@ fn random_row(size: usize, halves: &[usize]) -> Vec<u8> {
     for (index, block) in row.chunks_exact_mut(size).enumerate() {
         for (&at, half) in halves.iter().zip([index, index / 2 + 1]) {
             block[at..at + 2].copy_from_slice(&HALVES[half % HALVES.len()].to_le_bytes());
+        }
+        if size == DType::MXFP4.block_bytes() {
+            // The smallest scales, then such as leave every weight finite.
+            block[0] = if index < 3 { index as u8 } else { 96 | block[0] & 63 };
         }
     }
     row
@@ -86,6 +97,9 @@ fn rows_of_codes_have_the_same_weights() {
     for (code, dtype, size, halves, _, _) in KNOWN {
         let columns = BLOCKS * dtype.block_columns();
         let mut data = random_row(size, halves);
+        if dtype == DType::TQ2_0 {
+            data.chunks_exact_mut(size).flat_map(|block| &mut block[..64]).for_each(|q| *q &= *q >> 1 & 0x55 ^ 0xff);
+        }
         if dtype == DType::Q8_0 {
             data.chunks_exact_mut(size).flat_map(|block| &mut block[2..]).filter(|q| **q == 0x80).for_each(|q| *q = 0);
         }
@@ -96,7 +110,7 @@ fn rows_of_codes_have_the_same_weights() {
         assert_eq!(blocks.grid, grid);
         assert_eq!(blocks.codes.len(), columns);
         assert_eq!(blocks.scale.len(), columns / grid.block);
-        assert_eq!(blocks.offset.len(), if grid.offset { columns / grid.block } else { 0 });
+        assert_eq!(blocks.offset.len(), if grid.shift == Shift::Offset { columns / grid.block } else { 0 });
         assert!(blocks.codes.iter().all(|&code| u32::from(code) < 1 << grid.bits));
         let exact: Vec<u32> = (0..columns).map(|k| (blocks.weight(k) as f32).to_bits()).collect();
         let rounded: Vec<u32> = row(&tensor, 0).unwrap().iter().map(|value| value.to_bits()).collect();
@@ -111,7 +125,11 @@ fn grids_name_their_zero_level() {
     assert_eq!(zero(DType::Q5_0), Some(Levels::Linear { zero: 16 }));
     assert_eq!(zero(DType::Q6_K), Some(Levels::Linear { zero: 32 }));
     assert_eq!(zero(DType::Q8_0), Some(Levels::Linear { zero: 128 }));
-    for dtype in [DType::Q4_1, DType::Q5_1, DType::Q4_K, DType::Q5_K] {
+    assert_eq!(zero(DType::Q3_K), Some(Levels::Linear { zero: 4 }));
+    for dtype in [DType::TQ1_0, DType::TQ2_0] {
+        assert_eq!(zero(dtype), Some(Levels::Linear { zero: 1 }));
+    }
+    for dtype in [DType::Q4_1, DType::Q5_1, DType::Q2_K, DType::Q4_K, DType::Q5_K] {
         assert_eq!(zero(dtype), Some(Levels::Linear { zero: 0 }));
     }
     assert_eq!(zero(DType::BF16), None);
@@ -151,17 +169,23 @@ fn what_is_not_finite_names_tensor_and_row() {
             assert!(matches!(tensor.row_blocks(1, &mut Blocks::default()), Err(Error::NotFinite { row: 1, .. })));
         }
     }
+    let tensor = open(32, 39, [&[0xff][..], &[0; 16]].concat(), 1);
+    assert!(matches!(row(&tensor, 0), Err(Error::NotFinite { row: 0, .. })));
     // An offset alone is enough.
     let tensor = open(32, 3, [&[0, 0x3c, 0x00, 0xfc][..], &[0; 16]].concat(), 1);
     assert!(matches!(row(&tensor, 0), Err(Error::NotFinite { row: 0, .. })));
 }
 
 #[test]
-fn the_unused_code_is_read_as_a_value_only() {
+fn unused_codes_are_read_as_values_only() {
     let tensor = open(32, import_support::Q8_0, [&[0x00, 0x3c, 0x80][..], &[0; 31]].concat(), 1);
     assert_eq!(row(&tensor, 0).unwrap()[0].to_bits(), (-128.0_f32).to_bits());
     let error = tensor.row_blocks(0, &mut Blocks::default()).unwrap_err().to_string();
     assert!(error.contains(NAME) && error.contains("-128") && error.contains("quantize its real values"), "{error}");
+    let tensor = open(256, 35, [&[0xff; 64][..], &[0x00, 0x3c]].concat(), 1);
+    assert_eq!(row(&tensor, 0).unwrap()[0].to_bits(), 2.0_f32.to_bits());
+    let error = tensor.row_blocks(0, &mut Blocks::default()).unwrap_err().to_string();
+    assert!(error.contains(NAME) && error.contains("TQ2_0 code 3"), "{error}");
 }
 
 #[test]

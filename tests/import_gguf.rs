@@ -175,7 +175,7 @@ fn what_is_not_understood_is_named() {
     ] {
         assert_refused(llama().counting(name, &[8], 0), &[name, "architecture llama does not have"]);
     }
-    assert_refused(llama().tensor("x", &[256], 10, vec![0; 84]), &["tensor \"x\"", "Q2_K", "use F32"]);
+    assert_refused(llama().tensor("x", &[256], 16, vec![0; 84]), &["tensor \"x\"", "IQ2_XXS", "use F32"]);
     assert_refused(llama().tensor("x", &[1], 77, vec![0; 84]), &["tensor \"x\"", "77"]);
     assert_refused(llama().tensor("x", &[2, 2, 2], F32, vec![0; 32]), &["tensor \"x\"", "[2, 2, 2]"]);
 }

@@ -147,7 +147,7 @@ fn configurations_are_checked() {
         assert_refused(result, &["config.json", "JSON", part]);
     }
     assert_refused(open(&[("model.safetensors", &weights)]), &["config.json", "cannot be read"]);
-    for (quantization, method) in [(json!({"quant_method": "gptq"}), "gptq"), (json!({}), "unnamed method")] {
+    for (quantization, method) in [(json!({"quant_method": "hqq"}), "hqq"), (json!({}), "unnamed method")] {
         let result = open_single(&json!({"quantization_config": quantization}), &[NORM]);
         assert_refused(result, &["config.json", "already quantized with", method, "unquantized checkpoint"]);
     }

@@ -1,11 +1,12 @@
 """Intact: transformer language models in integer arithmetic, the same bits on every machine.
 
 >>> from intact import LLM, SamplingParams
->>> llm = LLM("smollm2")
->>> llm.generate("The capital of France is", SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].text
+>>> llm = LLM("tiny")
+>>> llm.generate("She was", SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].text
 """
 
 from intact._native import CONTRACT_VERSION, __version__
+from intact.calibration import calibrate
 from intact.conversion import quantize
 from intact.errors import DeviceError, IntactError, ModelError, ReceiptError, RequestError, TokenizerError
 from intact.llm import LLM
@@ -30,6 +31,7 @@ __all__ = [
     "TokenizerError",
     "Verdict",
     "__version__",
+    "calibrate",
     "quantize",
     "verify_receipt",
 ]

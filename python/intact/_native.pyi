@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 __all__ = [
     "CONTRACT_VERSION",
     "MAX_RECEIPT_BYTES",
+    "Calibration",
     "Engine",
     "Model",
     "Source",
@@ -45,6 +46,7 @@ __all__ = [
     "sigmoid",
     "sincos",
     "softcap",
+    "usable_cpus",
 ]
 
 __version__: str
@@ -93,6 +95,9 @@ def read_bandwidth(size: int, threads: int) -> int:
 def kernels() -> list[_KernelSet]:
     """The kernel sets of this build, slowest first; `chosen` is the fastest one that is available."""
 
+def usable_cpus() -> int:
+    """CPUs that this process may use, by affinity and by a container's quota; at least 1."""
+
 @final
 class Model:
     """A model that passed every check of the contract."""
@@ -108,14 +113,20 @@ class Model:
         profile: str = "default",
         body: str | None = None,
         head: str | None = None,
+        formats: Mapping[str, str] | None = None,
+        calibration: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         progress: Callable[[int, int, str], object] | None = None,
     ) -> Model:
-        """Converts a source in memory.
+        """Converts a source in memory; `formats` names those of single matrices, `calibration` is a file.
 
         `progress(done, total, tensor)` is called after every matrix; what it raises stops the conversion. Raises
         ModelError, RequestError.
         """
+
+    @property
+    def requantized(self) -> list[str]:
+        """Matrices of a converted source that did not keep its codes; empty for a model directory."""
 
     @property
     def digest(self) -> str:
@@ -170,6 +181,9 @@ class Source:
 
     def tensor_names(self) -> list[str]:
         """Hugging Face names, sorted."""
+
+    def matrices(self) -> list[tuple[str, str, int, int]]:
+        """The matrices of the model that it becomes, in order: name, "body", "head" or "embedding", rows, columns."""
 
     def tensor_type(self, name: str) -> str:
         """The element type of a tensor, such as "Q4_1"."""
@@ -255,6 +269,37 @@ class Engine:
 
         Raises RequestError.
         """
+
+@final
+class Calibration:
+    """Second moments of what matrices read, over the windows of a text."""
+
+    def __new__(cls, model: Model, text_sha256: str, window: int, weighting: str, full: bool) -> Calibration: ...
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Calibration:
+        """Opens a file. Raises ModelError."""
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Goes on from a file of the same model, text and settings. Raises ModelError, RequestError."""
+
+    def add(self, engine: Engine, tokens: Sequence[int]) -> None:
+        """Runs one window and adds it. Raises ModelError, RequestError."""
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file, complete or not at all. Raises ModelError."""
+
+    @property
+    def windows(self) -> int:
+        """Windows in the sums."""
+
+    def matrices(self) -> list[str]:
+        """All matrices that have moments, sorted."""
+
+    def importance(self, matrix: str) -> NDArray[np.float64] | None:
+        """The weighted sum of squares of each column that a matrix reads; None for a matrix without moments."""
+
+    def moments(self, matrix: str) -> NDArray[np.float64] | None:
+        """The packed lower triangle of second moments, row j with columns 0…j; None where there is none."""
 
 # Definitions of the contract, for `intact.numerics`, which checks types and ranges.
 _I32: TypeAlias = NDArray[np.int32]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from intact import gguf_vocab
 from intact._native import CONTRACT_VERSION, Model, Source, __version__
-from intact.errors import ModelError
+from intact.errors import ModelError, RequestError
 from intact.progress import progress_bar
 from intact.tokenizer import MAX_FILE_BYTES, Tokenizer
 
@@ -21,6 +24,8 @@ def quantize(
     profile: str = "default",
     type: str | None = None,
     head_type: str | None = None,
+    tensor_types: Mapping[str, str] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -36,12 +41,17 @@ def quantize(
         type: Format of the layers' weights, such as "U4b8". By default a quantized source keeps its own codes, and a
             float source becomes U8b8.
         head_type: Format of embedding and output head; by default as for `type`.
+        tensor_types: Formats by regular expressions, found anywhere in a matrix's name; of those that are found the
+            last decides, before `type` and `head_type`.
+        calibration: A file of `intact imatrix`: whatever does not keep its codes is quantized by it, with error
+            feedback where it holds all second moments.
         threads: CPU threads, 1…1024; by default all that this process may use.
         overwrite: Replace a model directory that exists; anything else stays.
         progress: Show a progress bar on stderr.
 
     Returns:
-        The model digest ("digest"), the destination ("path"), and the size of the weights in bytes ("plane_bytes").
+        The model digest ("digest"), the destination ("path"), the size of the weights in bytes ("plane_bytes"),
+        and the matrices of a quantized source that did not keep its codes ("requantized").
 
     Raises:
         ModelError: The source cannot be read or converted, or the destination cannot be written.
@@ -56,15 +66,67 @@ def quantize(
             raise ModelError(f"{target}: is no model directory, so it is not overwritten; choose another directory")
     # Before the weights, which take long.
     files = _companion_files(Source(path), profile)
+    formats = _formats(Source(path), tensor_types or {})
     with progress_bar("converting", "tensor", progress) as report:
-        model = Model.convert(path, profile=profile, body=type, head=head_type, threads=threads, progress=report)
+        model = Model.convert(
+            path,
+            profile=profile,
+            body=type,
+            head=head_type,
+            formats=formats,
+            calibration=calibration,
+            threads=threads,
+            progress=report,
+        )
     provenance = {"profile": profile, "source": Path(path).resolve().name, "version": __version__}
+    requantized = model.requantized
+    if requantized:
+        provenance["requantized"] = f"{len(requantized)} matrices"
     if type is not None:
         provenance["type"] = type
     if head_type is not None:
         provenance["head_type"] = head_type
+    if tensor_types:
+        provenance["tensor_types"] = " ".join(f"{pattern}={name}" for pattern, name in tensor_types.items())
+    if calibration is not None:
+        provenance["calibration"] = _sha256(os.fspath(calibration))
     model.save(target, files, provenance, overwrite)
-    return {"digest": model.digest, "path": target, "plane_bytes": model.plane_bytes}
+    return {
+        "digest": model.digest,
+        "path": target,
+        "plane_bytes": model.plane_bytes,
+        "requantized": requantized,
+    }
+
+
+def _formats(source: Source, tensor_types: Mapping[str, str]) -> dict[str, str]:
+    """The formats of single matrices.
+
+    Raises:
+        RequestError: A pattern is no regular expression or matches no matrix.
+    """
+    names = [name for name, *_ in source.matrices()] if tensor_types else []
+    formats = {}
+    for pattern, format in tensor_types.items():
+        try:
+            found = [name for name in names if re.search(pattern, name)]
+        except re.error as error:
+            raise RequestError(f"tensor_types: {pattern!r} is no regular expression: {error}") from error
+        if not found:
+            raise RequestError(f"tensor_types: {pattern!r} is found in no matrix's name; one name is {names[0]}")
+        formats.update(dict.fromkeys(found, format))
+    return formats
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def source_tokenizer(path: str) -> Tokenizer | None:

@@ -1,4 +1,4 @@
-"""How far the integer logits are from the float reference: KL divergence, perplexity, agreement of the best token.
+"""How far a model's logits are from the float reference: KL divergence, perplexity, agreement of the best token.
 
 The figures describe a conversion to people; they take no part in inference. A text is cut into windows, each run on
 its own, and the token at every position but the last predicts the next one. A figure is the mean over all predictions.
@@ -18,7 +18,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,16 @@ from .errors import ModelError, RequestError
 _ROWS = 16  # predictions turned into probabilities at once, so that their float64 values stay in a CPU's cache
 
 
+class FloatModel(Protocol):
+    """A model whose logits are floats, such as `intact.reference.FloatModel`."""
+
+    def logits(self, token_ids: Sequence[int], /) -> NDArray[np.floating[Any]]:
+        """The logits after every token, shape (len(token_ids), vocabulary)."""
+        ...
+
+
 class IntegerModel(Protocol):
-    """What is measured: a model whose logits are integers."""
+    """A model whose logits are integers, such as `intact.LLM`."""
 
     @property
     def fraction_bits(self) -> int:
@@ -41,6 +49,12 @@ class IntegerModel(Protocol):
         ...
 
 
+Logits: TypeAlias = NDArray[np.floating[Any]] | NDArray[np.int32]
+ExactNll: TypeAlias = Callable[[NDArray[np.int32], list[int], int], int]
+"""Given n rows of integer logits, the n tokens that they predict and the logits' fraction bits, the sum of the
+contract's negative log-probabilities."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean and its standard error, which is None for a single window."""
@@ -49,10 +63,17 @@ class Estimate:
     error: float | None
 
     def __str__(self) -> str:
+        return self._text("")
+
+    def signed(self) -> str:
+        """The same as text, with a plus sign before a value above 0."""
+        return self._text("+")
+
+    def _text(self, sign: str) -> str:
         if self.error is None:
-            return f"{self.value:.6g}"
+            return f"{self.value:{sign}.6g}"
         digits = 3 if self.error <= 0 else min(12, max(3, 1 - math.floor(math.log10(self.error))))
-        return f"{self.value:.{digits}f} ± {self.error:.{digits}f}"
+        return f"{self.value:{sign}.{digits}f} ± {self.error:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -62,39 +83,24 @@ class EvalResult:
     windows: int
     predictions: int
     kld: Estimate
-    """KL(reference ‖ integer) in nats, of the distributions over the next token."""
+    """KL(reference ‖ model) in nats, of the distributions over the next token."""
     reference_perplexity: Estimate
     perplexity: Estimate
-    """Of the integer model."""
+    """Of the model."""
     perplexity_change: Estimate
-    """Of the integer model against the reference, in percent."""
+    """Of the model against the reference, in percent."""
     top1_agreement: Estimate
     """Predictions for which both have the same most likely token, in percent."""
-    logits_sha256: str
-    """Of the integer logits of every window in order, as little-endian i32: the same on every machine."""
+    logits_sha256: str | None
+    """Of the integer logits of every window in order, as little-endian i32: the same on every machine. None for a model
+    whose logits are floats."""
     exact_nll: int | None
     """The negative log-likelihood of the predicted tokens by the contract's integer log-probabilities, in units of
-    2**-16 bits: the same on every machine. None where it was not asked for."""
+    2**-16 bits: the same on every machine. None where it was not asked for, and for a model whose logits are floats."""
 
     def to_json(self) -> str:
         """One JSON object with the fields of this class, an estimate being {"value": …, "error": …}."""
         return json.dumps(asdict(self), indent=2, allow_nan=False)
-
-    def table(self) -> str:
-        """The figures as lines of text, each a name and a value."""
-        lines = {
-            "predictions": f"{self.predictions} in {self.windows} windows",
-            "KL divergence": f"{self.kld} nats",
-            "perplexity, reference": str(self.reference_perplexity),
-            "perplexity, integer": str(self.perplexity),
-            "perplexity change": f"{self.perplexity_change} %",
-            "top-1 agreement": f"{self.top1_agreement} %",
-            "logits SHA-256": self.logits_sha256,
-        }
-        if self.exact_nll is not None:
-            lines["exact NLL"] = f"{self.exact_nll} / 65536 bits"
-        width = max(map(len, lines))
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 
 
 def windows(token_ids: Sequence[int], size: int = 512, count: int = 24, bos: int | None = None) -> list[list[int]]:
@@ -124,56 +130,94 @@ def evaluate(
     llm: IntegerModel,
     reference_logits: Callable[[list[int]], NDArray[np.floating[Any]]],
     windows: Iterable[list[int]],
-    exact_nll: Callable[[NDArray[np.int32], list[int]], int] | None = None,
+    exact_nll: ExactNll | None = None,
 ) -> EvalResult:
-    """Measures `llm` against a float reference.
+    """Measures one integer model against a float reference; arguments and errors are those of `compare`."""
+    [result] = compare([llm], reference_logits, windows, exact_nll)
+    return result
+
+
+def compare(
+    models: Sequence[IntegerModel | FloatModel],
+    reference_logits: Callable[[list[int]], NDArray[np.floating[Any]]],
+    windows: Iterable[list[int]],
+    exact_nll: ExactNll | None = None,
+) -> list[EvalResult]:
+    """Measures any number of models against one float reference, which reads each window once.
 
     Args:
-        llm: The integer model.
+        models: Conversions of one checkpoint. One that has `fraction_bits` has integer logits, any other has floats.
         reference_logits: Given a window, the float logits after every token, shape (len(window), vocabulary).
-        windows: Texts as token ids. They are taken one by one, and only one window's logits are in memory.
-        exact_nll: Given n rows of integer logits and the n tokens that they predict, the sum of the contract's negative
-            log-probabilities; for the field of that name.
+        windows: Texts as token ids. They are taken one by one, and of one window only the reference's logits and one
+            model's are in memory.
+        exact_nll: For the field of that name.
+
+    Returns:
+        A result for each model, in order.
 
     Raises:
-        RequestError: No windows, or one of fewer than 2 tokens.
+        RequestError: No models, no windows, or a window of fewer than 2 tokens.
         ModelError: Logits of the wrong shape or type, or not finite, or a perplexity beyond float64.
     """
-    totals: list[_Totals] = []
-    digest = hashlib.sha256()
-    nll = None if exact_nll is None else 0
+    if not models:
+        raise RequestError("models: there is none; at least 1 is needed")
+    tallies = [_Tally(model, exact_nll) for model in models]
+    empty = True
     for window in windows:
         if len(window) < 2:
             raise RequestError(f"windows: one has {len(window)} tokens; at least 2 are needed to predict one")
-        expected, actual = reference_logits(window), llm.logits(window)
-        if actual.dtype != np.int32:
+        expected = reference_logits(window)
+        for tally in tallies:
+            tally.add(window, expected)
+        empty = False
+    if empty:
+        raise RequestError("windows: there is none; at least 1 is needed")
+    return [tally.result() for tally in tallies]
+
+
+class _Tally:
+    """The sums of one model over the windows so far."""
+
+    def __init__(self, model: IntegerModel | FloatModel, exact_nll: ExactNll | None) -> None:
+        self._model = model
+        self._fraction_bits: int | None = getattr(model, "fraction_bits", None)
+        self._exact_nll = None if self._fraction_bits is None else exact_nll
+        self._nll = 0
+        self._digest = hashlib.sha256()
+        self._totals: list[_Totals] = []
+
+    def add(self, window: list[int], expected: NDArray[np.floating[Any]]) -> None:
+        """Runs the model on a window of which these are the reference's logits."""
+        actual: Any = self._model.logits(window)
+        if self._fraction_bits is not None and actual.dtype != np.int32:
             raise ModelError(f"integer logits: have type {actual.dtype}, not int32")
         if expected.shape != actual.shape or expected.ndim != 2 or len(expected) != len(window):
             raise ModelError(
-                f"logits: the reference's have shape {expected.shape}, the integer model's {actual.shape}, for a window"
+                f"logits: the reference's have shape {expected.shape}, the model's {actual.shape}, for a window"
                 f" of {len(window)} tokens; the two must be conversions of one model"
             )
-        digest.update(actual.astype("<i4", copy=False).tobytes())
-        if exact_nll is not None and nll is not None:
-            nll += exact_nll(actual[:-1], window[1:])
-        totals.append(_compare(expected, actual, llm.fraction_bits, np.asarray(window[1:])))
-    if not totals:
-        raise RequestError("windows: there is none; at least 1 is needed")
+        if self._fraction_bits is not None:
+            self._digest.update(actual.astype("<i4", copy=False).tobytes())
+            if self._exact_nll is not None:
+                self._nll += self._exact_nll(actual[:-1], window[1:], self._fraction_bits)
+        self._totals.append(_compare(expected, actual, self._fraction_bits or 0, np.asarray(window[1:])))
 
-    columns = _Totals(*np.array(totals).T)
-    sizes = columns.predictions
-    change = _mean(columns.nll - columns.reference_nll, sizes)
-    return EvalResult(
-        windows=len(totals),
-        predictions=int(sizes.sum()),
-        kld=_mean(columns.kld, sizes),
-        reference_perplexity=_exponential(_mean(columns.reference_nll, sizes)),
-        perplexity=_exponential(_mean(columns.nll, sizes)),
-        perplexity_change=_percent(_exponential(change), minus=1),
-        top1_agreement=_percent(_mean(columns.agreements, sizes)),
-        logits_sha256=digest.hexdigest(),
-        exact_nll=nll,
-    )
+    def result(self) -> EvalResult:
+        """The figures over all windows."""
+        columns = _Totals(*np.array(self._totals).T)
+        sizes = columns.predictions
+        change = _mean(columns.nll - columns.reference_nll, sizes)
+        return EvalResult(
+            windows=len(self._totals),
+            predictions=int(sizes.sum()),
+            kld=_mean(columns.kld, sizes),
+            reference_perplexity=_exponential(_mean(columns.reference_nll, sizes)),
+            perplexity=_exponential(_mean(columns.nll, sizes)),
+            perplexity_change=_percent(_exponential(change), minus=1),
+            top1_agreement=_percent(_mean(columns.agreements, sizes)),
+            logits_sha256=None if self._fraction_bits is None else self._digest.hexdigest(),
+            exact_nll=None if self._exact_nll is None else self._nll,
+        )
 
 
 class _Totals(NamedTuple):
@@ -187,7 +231,7 @@ class _Totals(NamedTuple):
 
 
 def _compare(
-    expected: NDArray[np.floating[Any]], actual: NDArray[np.int32], fraction_bits: int, targets: NDArray[np.int64]
+    expected: NDArray[np.floating[Any]], actual: Logits, fraction_bits: int, targets: NDArray[np.int64]
 ) -> _Totals:
     """The sums of one window: logits of shape (n + 1, vocabulary) and the n tokens that the first n rows predict."""
     kld, reference_nll, nll, agreements = 0.0, 0.0, 0.0, 0
@@ -196,6 +240,8 @@ def _compare(
         log_q = _log_softmax(np.ldexp(actual[rows].astype(np.float64), -fraction_bits))
         if not np.isfinite(log_p).all():
             raise ModelError("reference logits: are not finite; the float model overflows or its weights are damaged")
+        if not np.isfinite(log_q).all():
+            raise ModelError("model's logits: are not finite; the float model overflows or its weights are damaged")
         row = np.arange(len(log_p))
         kld += float(np.sum(np.exp(log_p) * (log_p - log_q)))
         reference_nll -= float(np.sum(log_p[row, targets[rows]]))

@@ -1,23 +1,42 @@
-"""Models by name: local paths, and the Hugging Face hub where the package `huggingface_hub` is installed."""
+"""Models by name: local paths, the models inside this package, and the Hugging Face hub where it is installed."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from intact.errors import ModelError
 
 _NAME = re.compile(r"(?P<model>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>.+\.gguf))?")
+_PACKAGED = Path(__file__).parent / "models"  # a model directory for each name
 _FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 
 
+def local(name: str | os.PathLike[str]) -> str:
+    """The path of a model, without the network.
+
+    What exists at a path comes first, so that "./tiny" and "tiny" are the same where there is such a directory; then
+    the models inside this package, such as "tiny"; any other name is taken for a path.
+    """
+    path = os.fspath(name)
+    if not os.path.lexists(path) and path in packaged():
+        return os.fspath(_PACKAGED / path)
+    return path
+
+
+def packaged() -> list[str]:
+    """The names of the models inside this package."""
+    return sorted(place.parent.name for place in _PACKAGED.glob("*/intact.json"))
+
+
 def fetch(name: str | os.PathLike[str], revision: str | None = None) -> str:
-    """The local path of a model, after fetching it where `name` is not a path but names a model of the hub.
+    """The local path of a model, as `local` finds it, or else after fetching it from the hub.
 
     Raises:
         ModelError: There is no such path, and the hub is not installed, not reachable, or does not have it.
     """
-    path = os.fspath(name)
+    path = local(name)
     if os.path.lexists(path):
         return path
     match = _NAME.fullmatch(path)

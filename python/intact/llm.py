@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intact import errors, hub
-from intact._native import CONTRACT_VERSION, Engine, Model, release_free_memory
+from intact._native import CONTRACT_VERSION, Engine, Model, release_free_memory, usable_cpus
 from intact.continuation import Continuation
 from intact.conversion import source_tokenizer
 from intact.dispatch import Dispatcher, Session
@@ -37,7 +37,8 @@ class LLM:
     sizes, and whatever else runs at the same time, change speed only. Several threads may share one `LLM`.
 
     Args:
-        model: A model directory; or a source (GGUF file, Hugging Face directory) that is converted in memory.
+        model: A model directory; a source (GGUF file, Hugging Face directory) that is converted in memory; or "tiny",
+            the small model inside this package, where there is no such path.
         profile: How a source is converted, see `intact.quantize`; a model directory has its own.
         type: Format of a source's layers, see `intact.quantize`.
         head_type: Format of a source's embedding and head.
@@ -77,7 +78,7 @@ class LLM:
         if device not in ("auto", "cpu"):
             raise errors.DeviceError(f"device: {device!r} is not one of 'auto', 'cpu'")
         threads = usable_cpus() if threads is None else _count("threads", threads, 1024)
-        path = Path(model)
+        path = Path(hub.local(model))
         self._tokenizer: Tokenizer | None
         if (path / "intact.json").is_file():
             self._model = Model.open(str(path), threads)
@@ -103,10 +104,10 @@ class LLM:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None, **options: Any) -> LLM:
-        """A local path as for `LLM`, or else a model of the Hugging Face hub (needs the extra `hub`).
+        """A model as for `LLM`, or else one of the Hugging Face hub (needs the extra `hub`).
 
         Args:
-            name: A path; "OWNER/MODEL", of which the safetensors are fetched; or "OWNER/MODEL/FILE.gguf".
+            name: A path or "tiny"; "OWNER/MODEL", of which the safetensors are fetched; or "OWNER/MODEL/FILE.gguf".
             revision: A branch, tag or commit of the hub's repository.
             options: As for `LLM`.
 
@@ -339,18 +340,6 @@ class LLM:
 
     def _continuations(self, params: SamplingParams) -> list[Continuation]:
         return [Continuation(index, params, self._tokenizer) for index in range(params.n)]
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use, by affinity and by a container's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # no such quota on this system
-    return max(1, count)
 
 
 def _check_directory(model: Model, profile: str | None, type: str | None, head_type: str | None) -> None:

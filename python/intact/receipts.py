@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from intact import files
 from intact._native import MAX_RECEIPT_BYTES, check_receipt
 from intact.errors import ReceiptError, RequestError
 
@@ -50,17 +49,7 @@ class Receipt:
         Raises:
             OSError: The file cannot be written.
         """
-        target = check_target(path)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-        try:
-            with open(partial, "xb") as file:
-                file.write(self.data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        files.write(path, self.data)
 
     @property
     def content(self) -> dict[str, Any]:
@@ -98,20 +87,6 @@ class Verdict:
     position: int | None
     tensor: Mapping[str, Any] | None
     spot_seed: int | None
-
-
-def check_target(path: str | os.PathLike[str]) -> Path:
-    """A path to which a receipt can be written.
-
-    Raises:
-        OSError: Its directory does not exist, or it is something else than a file.
-    """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target}: there is no such directory")
-    if target.exists() and not target.is_file():
-        raise FileExistsError(f"{target}: is no file, so it is not replaced; choose another path")
-    return target
 
 
 def verify_receipt(

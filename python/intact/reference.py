@@ -22,13 +22,13 @@ from .errors import ModelError, RequestError
 
 Floats: TypeAlias = NDArray[np.float32]
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "bitnet")
 _MAX_SIZE = 1 << 24  # of any count in a configuration, so that a hostile one cannot ask for endless memory
 _MAX_NUMBER = 1e30  # of any other number, so that float64 arithmetic with it stays finite
 
 
 class FloatModel:
-    """A Llama, Mistral, SmolLM2, Qwen2 or Qwen3 model in float32.
+    """A Llama, Mistral, SmolLM2, Qwen2, Qwen3 or BitNet model in float32; BitNet's activations are not rounded.
 
     A tensor is asked for each time it is used and not kept, so that one matrix at a time is in memory. Wrap `tensors`
     in `functools.cache` where memory holds all of them, 4 bytes per weight.
@@ -105,12 +105,18 @@ class FloatModel:
             kv_head = head // (config.heads // config.kv_heads)
             scores = query[:, head] @ key[:, kv_head].T + mask
             out[:, head] = _softmax(scores) @ value[:, kv_head]
-        return self._linear(f"{name}.o_proj", out.reshape(n, -1), config.hidden)
+        joined = out.reshape(n, -1)
+        if config.bitnet:
+            joined = self._norm(f"{name}.attn_sub_norm", joined)
+        return self._linear(f"{name}.o_proj", joined, config.hidden)
 
     def _feed_forward(self, name: str, hidden: Floats) -> Floats:
-        """down(silu(gate(x)) · up(x)); `hidden` and the result have shape (n, hidden)."""
+        """down(act(gate(x)) · up(x)); `hidden` and the result have shape (n, hidden)."""
         gate = self._linear(f"{name}.mlp.gate_proj", hidden, self._config.feed_forward)
         up = self._linear(f"{name}.mlp.up_proj", hidden, self._config.feed_forward)
+        if self._config.bitnet:
+            gated = self._norm(f"{name}.mlp.ffn_sub_norm", np.square(np.maximum(gate, np.float32(0))) * up)
+            return self._linear(f"{name}.mlp.down_proj", gated, hidden.shape[-1])
         with np.errstate(over="ignore"):  # exp of a large number is inf, and x / inf is the 0 that is meant
             gated = gate / (1 + np.exp(-gate)) * up
         return self._linear(f"{name}.mlp.down_proj", gated, self._config.hidden)
@@ -207,13 +213,16 @@ class _Config:
     rope_base: float
     rope_type: str
     rope: Mapping[str, float]
+    bitnet: bool  # squared ReLU, and norms before the two output projections
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> _Config:
         if config.get("model_type") not in FAMILIES:
             raise ModelError(f"config.json: model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
-        if config.get("hidden_act", "silu") != "silu":
-            raise ModelError(f"config.json: hidden_act {config['hidden_act']!r}: these families use silu")
+        bitnet = config["model_type"] == "bitnet"
+        activation = "relu2" if bitnet else "silu"
+        if config.get("hidden_act", activation) != activation:
+            raise ModelError(f"config.json: hidden_act {config['hidden_act']!r}: this family uses {activation}")
         if config.get("partial_rotary_factor", 1) != 1:
             raise ModelError("config.json: partial_rotary_factor: only 1 is supported")
         hidden, layers = _count(config, "hidden_size"), _count(config, "num_hidden_layers")
@@ -239,6 +248,7 @@ class _Config:
             rope_base=rope_base,
             rope_type=rope_type,
             rope=rope,
+            bitnet=bitnet,
         )
 
 
@@ -252,7 +262,7 @@ def _windows(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
         if not isinstance(types, Sequence) or len(types) != layers:
             raise ModelError(f"config.json: layer_types does not name {layers} layers")
         return tuple(window if kind == "sliding_attention" else 0 for kind in types)
-    if config["model_type"] == "llama":
+    if config["model_type"] in ("llama", "bitnet"):
         return (0,) * layers
     first = _count(config, "max_window_layers", default=28) if qwen else 0
     return tuple(window if layer >= first else 0 for layer in range(layers))
@@ -270,7 +280,8 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, str, Mapping[str, float]]:
     facts = {name: _positive(scaling, name) for name in _ROPE_FACTS[kind]}
     if kind == "llama3" and facts["low_freq_factor"] >= facts["high_freq_factor"]:
         raise ModelError(f"config.json: low_freq_factor of {field} is not below high_freq_factor")
-    return _positive({**config, **scaling}, "rope_theta", default=10000.0), kind, facts
+    base = 500000.0 if config["model_type"] == "bitnet" else 10000.0
+    return _positive({**config, **scaling}, "rope_theta", default=base), kind, facts
 
 
 def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:

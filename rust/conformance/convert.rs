@@ -2,18 +2,28 @@
 
 use crate::fills::Rng;
 use crate::{Case, Line, Machine};
-use intact::Loaded;
+use intact::model::sha256_hex;
+use intact::{Engine, Loaded, Options as EngineOptions};
 use intact_core::formats::Format;
+use intact_quantize::calibrate::{Calibration, Settings, Weighting};
 use intact_quantize::convert::{Options, Profile, convert};
 use intact_quantize::import::Source;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
-/// Every payload and mode that real weights are quantized to.
-const FORMATS: [&str; 12] =
-    ["U8r", "W16r", "U8b8", "U6b8", "U5b8", "U4b8", "N4b8", "U6z8", "U5z8", "U4z8", "U4b8/16", "U4z8/128"];
+/// Formats of whole models: every payload and mode that real weights are quantized to but the trellis.
+const FORMATS: [&str; 18] = [
+    "U8r", "W16r", "U8b8", "U6b8", "U5b8", "U4b8", "U3b8", "U2b8/64", "N4b8", "U6z8", "U5z8", "U4z8", "U3z8", "U2z8",
+    "T16r", "T20b4", "U4b8/16", "U4z8/128",
+];
+/// Formats of one matrix: searches of the trellis take long under emulation.
+const TRELLIS: [&str; 7] = ["P10r", "P15b4/64", "P20b4", "P25b8", "P30b4", "P35b4/16", "P40b4"];
+const MATRIX: &str = "model.layers.1.self_attn.k_proj";
+/// Tokens of a window of calibration.
+const WINDOW: usize = 24;
 const HIDDEN: usize = 64;
 const INTERMEDIATE: usize = 160;
 const VOCABULARY: usize = 97;
@@ -35,7 +45,49 @@ pub(crate) fn cases() -> Vec<Case> {
         });
         digests("llama", options, machine)
     });
-    families.into_iter().chain([formats]).collect()
+    let trellis = Case::new("convert/trellis", |machine| {
+        let options = TRELLIS.into_iter().filter_map(Format::parse).map(|format| {
+            let formats = BTreeMap::from([(MATRIX.to_owned(), format)]);
+            (format.to_string(), Options { formats, ..Options::default() })
+        });
+        digests("llama", options, machine)
+    });
+    let calibrated = Case::new("convert/calibrated", calibrated);
+    families.into_iter().chain([formats, trellis, calibrated]).collect()
+}
+
+/// Digests of a model that is calibrated by itself, and of what is quantized by that calibration.
+fn calibrated(machine: &Machine) -> Result<Vec<Line>, String> {
+    let source = checkpoint("qwen2")?;
+    let converted = convert(&source, &Options::default(), &mut |_, _, _| true).map_err(|error| error.to_string())?;
+    let loaded = Loaded::from_model(converted.model, &source.path, &machine.pool).map_err(|e| e.to_string())?;
+    let settings = Settings {
+        model: loaded.manifest.digest.clone(),
+        text: sha256_hex(b""),
+        window: WINDOW,
+        weighting: Weighting::Auto,
+        full: true,
+    };
+    let mut calibration = Calibration::new(&loaded, settings).map_err(|error| error.to_string())?;
+    let options = EngineOptions::new(machine.kernels, loaded.certified.model().context);
+    let mut engine = Engine::new(&loaded, machine.pool.clone(), options);
+    let mut random = Rng::new(7);
+    for _ in 0..4 {
+        let tokens: Vec<u32> = (0..WINDOW).map(|_| random.between(0, VOCABULARY as i64 - 1) as u32).collect();
+        calibration.add(&mut engine, &machine.pool, &tokens).map_err(|error| error.to_string())?;
+    }
+    let sums = calibration.sets.iter().flat_map(|set| set.moments().unwrap_or_default());
+    let bytes: Vec<u8> = sums.flat_map(|sum| sum.to_le_bytes()).collect();
+    let mut lines = vec![Line::new("sums", json!(sha256_hex(&bytes)))];
+    let options = Options {
+        body: Format::parse("N4b8"),
+        head: Format::parse("U6b8"),
+        formats: Format::parse("P30b4").map(|format| (MATRIX.to_owned(), format)).into_iter().collect(),
+        calibration: Some(calibration.into()),
+        ..Options::default()
+    };
+    lines.extend(digests("qwen2", std::iter::once(("calibrated".to_owned(), options)), machine)?);
+    Ok(lines)
 }
 
 /// [name, model digest] for each of the options.

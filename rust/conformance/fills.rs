@@ -145,24 +145,30 @@ pub fn matrix(
 }
 
 fn fill_codes(format: &Format, payload: &mut [u8], [row, columns]: [usize; 2], fill: Fill, rng: &mut Rng) {
-    let (tile, r, count) = (row / TILE, row % TILE, format.payload.words());
-    let largest = i64::from(format.payload.max_code());
-    let least = match format.payload.kind() {
-        PayloadKind::W16 => -largest,
-        _ => i64::from(!format.payload.valid(0)),
+    let stored = format.payload;
+    let (tile, r, groups) = (row / TILE, row % TILE, columns.div_ceil(GROUP));
+    let code = |column: usize| {
+        let largest = i64::from(stored.max_stored(column));
+        let least = match stored.kind() {
+            PayloadKind::W16 => -largest,
+            _ => i64::from(!stored.valid(0)),
+        };
+        if column >= columns {
+            // Any bits that fit the room of a code.
+            let room = (largest as u64 + 1).next_power_of_two().wrapping_sub(1) as i16;
+            let code = rng.bits() as i16 & room;
+            // Digits of a byte of T16 are no fields of bits.
+            if stored.kind() == PayloadKind::T16 { code.min(2) } else { code }
+        } else {
+            fill.value(column % GROUP, least, largest, rng) as i16
+        }
     };
-    let groups = columns.div_ceil(GROUP);
-    let (mut codes, mut words) = ([0i16; GROUP], [0u32; 16]);
-    for group in 0..groups {
-        for (i, code) in codes.iter_mut().enumerate() {
-            let beyond = group * GROUP + i >= columns;
-            *code = if beyond { rng.bits() as i16 & largest as i16 } else { fill.value(i, least, largest, rng) as i16 };
-        }
-        format.payload.pack(&codes, &mut words[..count]);
-        for (i, word) in words[..count].iter().enumerate() {
-            let at = (((tile * groups + group) * count + i) * TILE + r) * 4;
-            payload[at..at + 4].copy_from_slice(&word.to_le_bytes());
-        }
+    let codes: Vec<i16> = (0..groups * GROUP).map(code).collect();
+    let mut words = vec![0; stored.row_words(groups).expect("a small matrix")];
+    stored.pack(&codes, &mut words);
+    for (i, word) in words.iter().enumerate() {
+        let at = ((tile * words.len() + i) * TILE + r) * 4;
+        payload[at..at + 4].copy_from_slice(&word.to_le_bytes());
     }
 }
 
@@ -174,6 +180,11 @@ fn fill_scales(
         let at = tile * blocks + block;
         match format.mode {
             ScaleMode::R => {}
+            ScaleMode::B4 => {
+                let s = fill.value(block, 0, 15, rng) as u8;
+                let byte = &mut scale[(tile * blocks.div_ceil(2) + block / 2) * TILE + r];
+                *byte = *byte & !(15 << (4 * (block % 2))) | s << (4 * (block % 2));
+            }
             ScaleMode::B8 => {
                 let s = fill.value(block, -255, 255, rng);
                 scale[at * TILE + r] = s.unsigned_abs() as u8;

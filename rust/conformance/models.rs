@@ -8,7 +8,7 @@ use intact_core::cpu::{Batch, Cpu, Token};
 use intact_core::ops::sample::Sampling;
 use intact_core::ops::softcap::softcap;
 use intact_core::program::{LOGITS, Op};
-use intact_core::storage::AlignedBytes;
+use intact_core::storage::{AlignedBytes, heap};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Run<'_> {
     /// Feeds the prompt chunk by chunk: what each op wrote over all tokens, and the logits before a final softcap.
     fn feed(&self, prompt: &[u32]) -> (Vec<Written>, Vec<i32>) {
         let certified = Arc::clone(&self.loaded.certified);
-        let mut cpu = Cpu::new(certified, self.machine.kernels, Arc::clone(&self.machine.pool), PAGE);
+        let mut cpu = Cpu::new(certified, self.machine.kernels, Arc::clone(&self.machine.pool), PAGE, heap);
         let pages = prompt.len().div_ceil(PAGE);
         cpu.kv_mut().reserve(pages).expect("a few pages");
         // A sequence's pages lie in any order.

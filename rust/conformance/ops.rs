@@ -166,17 +166,16 @@ fn plane(words: &[u32]) -> Plane {
 fn w16(weights: &[Vec<i32>], scales: &[RowScale], bias: Option<&[i32]>) -> Matrix {
     let format = Format::parse("W16r").unwrap();
     let columns = weights[0].len();
-    let (tiles, groups, count) = (weights.len().div_ceil(TILE), columns.div_ceil(GROUP), format.payload.words());
-    let mut payload = vec![0; tiles * groups * count * TILE];
+    let (tiles, groups) = (weights.len().div_ceil(TILE), columns.div_ceil(GROUP));
+    let count = format.payload.row_words(groups).unwrap();
+    let mut payload = vec![0; tiles * count * TILE];
     for (row, weights) in weights.iter().enumerate() {
-        for (group, weights) in weights.chunks(GROUP).enumerate() {
-            let mut codes = [0; GROUP];
-            codes.iter_mut().zip(weights).for_each(|(code, &w)| *code = i16::try_from(w).unwrap());
-            let mut words = vec![0; count];
-            format.payload.pack(&codes, &mut words);
-            for (i, word) in words.into_iter().enumerate() {
-                payload[((row / TILE * groups + group) * count + i) * TILE + row % TILE] = word;
-            }
+        let mut codes = vec![0; groups * GROUP];
+        codes.iter_mut().zip(weights).for_each(|(code, &w)| *code = i16::try_from(w).unwrap());
+        let mut words = vec![0; count];
+        format.payload.pack(&codes, &mut words);
+        for (i, word) in words.into_iter().enumerate() {
+            payload[(row / TILE * count + i) * TILE + row % TILE] = word;
         }
     }
     let mut row = vec![0; tiles * TILE];

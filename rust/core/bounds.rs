@@ -110,8 +110,10 @@ impl Ceiling {
         let bytes = |plane: &Option<Plane>, len: usize| -> Vec<u8> {
             plane.as_ref().map_or_else(Vec::new, |plane| plane.bytes()[tile * len..][..len].to_vec())
         };
-        let (scales, offsets) =
-            (bytes(&matrix.planes.scale, blocks * TILE), bytes(&matrix.planes.offset, blocks.div_ceil(2) * 4 * TILE));
+        let (scales, offsets) = (
+            bytes(&matrix.planes.scale, format.tile_scales(blocks)),
+            bytes(&matrix.planes.offset, blocks.div_ceil(2) * 4 * TILE),
+        );
         let mut out = Self::default();
         let mut sums = [0u64; TILE];
         for block in 0..blocks {
@@ -121,6 +123,7 @@ impl Ceiling {
             for (r, sum) in sums.iter_mut().enumerate() {
                 let weight = match format.mode {
                     ScaleMode::R => level,
+                    ScaleMode::B4 => u32::from(scales[block / 2 * TILE + r] >> (4 * (block % 2)) & 15) * level,
                     ScaleMode::B8 => u32::from(scales[block * TILE + r]) * level,
                     ScaleMode::Z8 => {
                         let at = block / 2 * 4 * TILE + 4 * r + block % 2 * 2;

@@ -446,9 +446,8 @@ fn check_offsets(matrix: &Matrix) -> Result<(), Refusal> {
 
 /// Finds codes that the format does not use.
 fn check_codes(matrix: &Matrix, pool: &Pool) -> Result<(), Refusal> {
-    let tile_bytes = matrix.groups() * matrix.format.payload.words() * 4 * TILE;
     let bad = pool.map(matrix.tiles(), |tile| {
-        if matrix.format.payload.all_valid(&matrix.planes.payload.bytes()[tile * tile_bytes..][..tile_bytes]) {
+        if matrix.format.payload.all_valid(matrix.tile_payload(tile)) {
             return None;
         }
         let mut codes = [0; GROUP];

@@ -1,8 +1,8 @@
 //! A stored matrix: the 16-row dword tile of docs/FORMATS.md, section 2.
 
 use crate::activations::RUN;
-use crate::formats::{Format, GROUP, ScaleMode, TILE};
-use crate::storage::{Plane, read_i16, read_u32};
+use crate::formats::{Format, GROUP, RowWords, ScaleMode, TILE};
+use crate::storage::{Plane, read_i16};
 use alloc::{string::String, vec::Vec};
 
 /// How the input of a linear layer is quantized (contract 2.2).
@@ -70,7 +70,7 @@ impl RowScale {
 pub struct Planes {
     /// Codes.
     pub payload: Plane,
-    /// Block scale magnitudes (modes b8 and z8).
+    /// Block scale magnitudes (modes b4, b8 and z8).
     pub scale: Option<Plane>,
     /// Block scale signs (mode b8).
     pub sign: Option<Plane>,
@@ -128,11 +128,10 @@ impl PlaneSizes {
         let groups = columns.div_ceil(GROUP);
         let blocks = format.blocks(columns);
         let mode = format.mode;
-        let per_block = |bytes: usize| tiles.checked_mul(blocks)?.checked_mul(bytes);
         Some(Self {
-            payload: tiles.checked_mul(groups)?.checked_mul(format.payload.words() * 64)?,
-            scale: if mode == ScaleMode::R { 0 } else { per_block(16)? },
-            sign: if mode == ScaleMode::B8 { per_block(2)? } else { 0 },
+            payload: tiles.checked_mul(format.payload.row_words(groups)?)?.checked_mul(4 * TILE)?,
+            scale: tiles.checked_mul(format.tile_scales(blocks))?,
+            sign: if mode == ScaleMode::B8 { tiles.checked_mul(blocks * 2)? } else { 0 },
             offset: if mode == ScaleMode::Z8 { tiles.checked_mul(blocks.div_ceil(2))?.checked_mul(64)? } else { 0 },
             row: tiles.checked_mul(64)?,
         })
@@ -193,6 +192,11 @@ impl Matrix {
             || self.planes.scale.as_ref().map_or(0, |plane| i32::from(plane.bytes()[(tile * blocks + block) * 16 + r]));
         match self.format.mode {
             ScaleMode::R => BlockScale { s: 1, z: 0 },
+            ScaleMode::B4 => {
+                let at = (tile * blocks.div_ceil(2) + block / 2) * 16 + r;
+                let byte = self.planes.scale.as_ref().map_or(0, |plane| plane.bytes()[at]);
+                BlockScale { s: i32::from(byte >> (4 * (block % 2)) & 15), z: 0 }
+            }
             ScaleMode::B8 => {
                 let signs = self.planes.sign.as_ref().map_or(0, |plane| read_i16(plane.bytes(), tile * blocks + block));
                 let s = magnitude();
@@ -206,16 +210,27 @@ impl Matrix {
         }
     }
 
-    /// The stored codes of one group of a row.
+    /// Words of each row's payload.
+    ///
+    /// # Panics
+    /// Where they exceed the address space, which the planes of a certified model rule out.
+    #[inline]
+    #[must_use]
+    pub fn row_words(&self) -> usize {
+        self.format.payload.row_words(self.groups()).expect("a payload in memory")
+    }
+
+    /// The payload of tile `tile`.
+    #[inline]
+    #[must_use]
+    pub fn tile_payload(&self, tile: usize) -> &[u8] {
+        let len = self.row_words() * 4 * TILE;
+        &self.planes.payload.bytes()[tile * len..][..len]
+    }
+
+    /// The codes of one group of a row.
     pub fn group_codes(&self, row: usize, group: usize, codes: &mut [i16; GROUP]) {
-        let (tile, r) = (row / TILE, row % TILE);
-        let count = self.format.payload.words();
-        let bytes = self.planes.payload.bytes();
-        let mut words = [0u32; 16];
-        for (i, word) in words[..count].iter_mut().enumerate() {
-            *word = read_u32(bytes, ((tile * self.groups() + group) * count + i) * 16 + r);
-        }
-        self.format.payload.unpack(&words[..count], codes);
+        self.format.payload.unpack(RowWords::new(self.tile_payload(row / TILE), row % TILE), group, codes);
     }
 
     /// The integer weights of one group of a row; columns beyond the matrix are 0.
@@ -233,7 +248,7 @@ impl Matrix {
             for (weight, &code) in weights.iter_mut().zip(codes) {
                 *weight = match self.format.mode {
                     ScaleMode::Z8 => s * i32::from(code) + z,
-                    ScaleMode::R | ScaleMode::B8 => s * self.format.payload.level(code, &self.table),
+                    ScaleMode::R | ScaleMode::B4 | ScaleMode::B8 => s * self.format.payload.level(code, &self.table),
                 };
             }
             weights[(self.columns - first).min(RUN)..].fill(0);

@@ -1,12 +1,27 @@
 //! Bytes that planes are read from: a memory-mapped file, or an aligned buffer.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::fmt;
 
 /// Owner of immutable bytes, such as a memory map.
 pub trait Storage: Send + Sync {
     /// All of the bytes; the same address and content on every call.
     fn bytes(&self) -> &[u8];
+}
+
+/// Owner of bytes that can be written.
+pub trait Block: Send + Sync {
+    /// All of the bytes, beginning on a cache line; the same address on every call, wherever the owner moves to.
+    fn bytes(&mut self) -> &mut [u8];
+}
+
+/// Memory of so many zero bytes, or `None` where it is not to be had.
+pub type Allocate = fn(usize) -> Option<Box<dyn Block>>;
+
+/// [`Allocate`] from the heap.
+#[must_use]
+pub fn heap(len: usize) -> Option<Box<dyn Block>> {
+    AlignedBytes::try_zeroed(len).map(|bytes| Box::new(bytes) as Box<dyn Block>)
 }
 
 /// A cache line, the alignment of every plane.
@@ -26,6 +41,15 @@ impl AlignedBytes {
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         Self { lines: alloc::vec![Line([0; 64]); len.div_ceil(64)], len }
+    }
+
+    /// The same, or `None` where the memory is not to be had.
+    #[must_use]
+    pub fn try_zeroed(len: usize) -> Option<Self> {
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(len.div_ceil(64)).ok()?;
+        lines.resize(len.div_ceil(64), Line([0; 64]));
+        Some(Self { lines, len })
     }
 
     /// Sets the length; new bytes are zero, old ones may keep stale content.
@@ -51,6 +75,12 @@ impl AlignedBytes {
 impl Storage for AlignedBytes {
     fn bytes(&self) -> &[u8] {
         self.as_slice()
+    }
+}
+
+impl Block for AlignedBytes {
+    fn bytes(&mut self) -> &mut [u8] {
+        self.as_mut_slice()
     }
 }
 

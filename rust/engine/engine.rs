@@ -1,6 +1,7 @@
 //! Requests in, tokens out.
 
 use crate::error::RequestError;
+use crate::memory::allocate;
 use crate::model::Loaded;
 use crate::receipt::chain::logits as logits_digest;
 use crate::receipt::probe::Probe;
@@ -77,7 +78,7 @@ impl Engine {
         let width: usize = model.widths().iter().sum();
         options.chunk = options.chunk.min(MAX_SLOT_ELEMENTS / width.max(1)).max(1);
         (options.page, options.max_sequences) = (options.page.max(1), options.max_sequences.max(1));
-        let executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page);
+        let executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page, allocate);
         let mut scheduler = Scheduler::default();
         scheduler.pages.most = options.kv_tokens.div_ceil(options.page).max(1);
         // Every model that was loaded has a digest of 64 digits.
@@ -90,6 +91,26 @@ impl Engine {
     #[must_use]
     pub fn model(&self) -> &Certified {
         &self.model
+    }
+
+    /// The model, to keep while the engine runs.
+    #[must_use]
+    pub fn certified(&self) -> Arc<Certified> {
+        Arc::clone(&self.model)
+    }
+
+    /// Runs `tokens` as one sequence in one batch and gives `see` the slot that an op has written, for every write of
+    /// the program in order: tokens · width values, in the head too.
+    ///
+    /// # Errors
+    /// As for a prompt; [`RequestError::CacheTooSmall`] where slots of so many tokens are too large as well.
+    pub fn observe(&mut self, tokens: &[u32], see: &mut dyn FnMut(&[i32])) -> Result<(), RequestError> {
+        check_tokens(tokens, self.model.model().vocabulary, self.context())?;
+        let capacity = MAX_SLOT_ELEMENTS / self.model.widths().iter().sum::<usize>().max(1);
+        if tokens.len() > capacity {
+            return Err(RequestError::CacheTooSmall { tokens: tokens.len(), capacity });
+        }
+        Replay::new(self).observe(tokens, see)
     }
 
     pub(crate) fn context(&self) -> usize {
@@ -229,14 +250,7 @@ impl Engine {
 
     pub(crate) fn reserve(&mut self) -> Result<(), RequestError> {
         let pages = self.scheduler.pages.high_water();
-        let kv = self.executor.kv_mut();
-        if pages > kv.pages() {
-            // Growing by half keeps the copies of a growing cache linear in its size.
-            let wanted = pages.max(kv.pages() + kv.pages() / 2).min(self.scheduler.pages.most.max(pages));
-            let bytes = kv.page_bytes().unwrap_or(usize::MAX).saturating_mul(wanted - kv.pages());
-            kv.reserve(wanted).map_err(|_| RequestError::OutOfMemory { bytes })?;
-        }
-        Ok(())
+        self.executor.kv_mut().reserve(pages).map_err(|bytes| RequestError::OutOfMemory { bytes })
     }
 
     /// The logits after every token of `tokens` as one sequence: `tokens.len() · vocabulary` values in QF, after a

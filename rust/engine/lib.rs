@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod error;
+mod memory;
 pub mod model;
 pub mod receipt;
 mod replay;

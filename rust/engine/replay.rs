@@ -72,6 +72,26 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
+    /// Runs `tokens` in one batch with all logits and gives `see` every slot that an op has written.
+    ///
+    /// # Errors
+    /// The cache cannot hold so many tokens now.
+    ///
+    /// # Panics
+    /// When a token id is not below the vocabulary.
+    pub(crate) fn observe(&mut self, tokens: &[u32], see: &mut dyn FnMut(&[i32])) -> Result<(), RequestError> {
+        self.cached.clear();
+        self.reserve(tokens.len())?;
+        let run = tokens.iter().zip(0..).map(|(&id, position)| Token { id, sequence: 0, position, logits: true });
+        let run: Vec<Token> = run.collect();
+        let mut logits = std::mem::take(&mut self.engine.logits);
+        logits.clear();
+        let batch = Batch { tokens: &run, tables: &[&self.table] };
+        self.engine.executor.forward(&batch, &mut logits, &mut |_, values| see(values));
+        self.engine.logits = logits;
+        Ok(())
+    }
+
     fn reserve(&mut self, tokens: usize) -> Result<(), RequestError> {
         let page = self.engine.options.page;
         let pages = &mut self.engine.scheduler.pages;

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[pyclass(frozen, module = "intact._native")]
 pub(crate) struct Engine {
     inner: Mutex<Inner>,
+    pool: Arc<Pool>,
     kernels: &'static str,
     threads: usize,
     vocabulary: usize,
@@ -29,6 +30,11 @@ type Event = (u64, u32, u32, Option<i32>, Vec<(u32, i32)>, Option<&'static str>)
 impl Engine {
     fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut Inner) -> T + Send) -> T {
         py.detach(|| work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The engine and its threads, for work without the GIL.
+    pub(crate) fn lend<T>(&self, work: impl FnOnce(&mut Inner, &Pool) -> T) -> T {
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner), &self.pool)
     }
 }
 
@@ -62,7 +68,13 @@ impl Engine {
         let pool = Arc::new(Pool::new(model::threads(threads)?));
         let threads = pool.threads();
         let vocabulary = model.0.certified.model().vocabulary;
-        Ok(Self { inner: Mutex::new(Inner::new(&model.0, pool, options)), kernels: set.name, threads, vocabulary })
+        Ok(Self {
+            inner: Mutex::new(Inner::new(&model.0, Arc::clone(&pool), options)),
+            pool,
+            kernels: set.name,
+            threads,
+            vocabulary,
+        })
     }
 
     /// The kernel set in use.

@@ -1,5 +1,6 @@
 //! The native module of the Python package. It converts values and releases the GIL around work, nothing else.
 
+mod calibrate;
 mod conformance;
 mod engine;
 mod errors;
@@ -30,6 +31,12 @@ fn kernels(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     Ok(list)
 }
 
+/// CPUs that this process may use, by affinity and by a container's quota; at least 1.
+#[pyfunction]
+fn usable_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Hands memory that was freed, but kept by the allocator, back to the system. Parsing a tokenizer leaves tens of MB.
 #[pyfunction]
 fn release_free_memory() {
@@ -48,6 +55,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("CONTRACT_VERSION", intact_core::CONTRACT_VERSION)?;
     m.add_function(wrap_pyfunction!(kernels, m)?)?;
+    m.add_function(wrap_pyfunction!(usable_cpus, m)?)?;
     m.add_function(wrap_pyfunction!(release_free_memory, m)?)?;
     m.add_function(wrap_pyfunction!(conformance::conformance, m)?)?;
     m.add_function(wrap_pyfunction!(roof::decode_bytes, m)?)?;
@@ -57,5 +65,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<model::Model>()?;
     m.add_class::<source::Source>()?;
     m.add_class::<engine::Engine>()?;
+    m.add_class::<calibrate::Calibration>()?;
     numerics::register(m)
 }

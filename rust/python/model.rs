@@ -4,21 +4,23 @@ use crate::errors;
 use intact::Loaded;
 use intact::model::{self, Extras};
 use intact_core::cpu::Pool;
-use intact_core::formats::Format;
+use intact_core::formats::{DEFAULT_BLOCK, Format};
+use intact_quantize::calibrate::Calibration;
 use intact_quantize::convert::{self, Options, Profile};
 use intact_quantize::import::Source;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A model that passed every check of the contract.
+/// A model that passed every check of the contract, and the matrices that did not keep their source's codes.
 #[pyclass(frozen, module = "intact._native")]
-pub(crate) struct Model(pub(crate) Loaded);
+pub(crate) struct Model(pub(crate) Loaded, Vec<String>);
 
 /// Threads for work on whole models: as asked, or one per CPU that this process may use.
 pub(crate) fn threads(asked: Option<usize>) -> PyResult<usize> {
     match asked {
-        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        None => Ok(crate::usable_cpus()),
         Some(n @ 1..=1024) => Ok(n),
         Some(n) => Err(errors::request(format!("threads: {n} is not within 1…1024"))),
     }
@@ -27,8 +29,9 @@ pub(crate) fn threads(asked: Option<usize>) -> PyResult<usize> {
 fn format(field: &str, name: Option<&str>) -> PyResult<Option<Format>> {
     let Some(name) = name else { return Ok(None) };
     Format::parse(name).map(Some).ok_or_else(|| {
-        let all: Vec<String> = Format::all().map(|format| format.to_string()).collect();
-        errors::request(format!("{field}: {name:?} is not one of {}", all.join(" ")))
+        let all = Format::all().filter(|format| format.block == DEFAULT_BLOCK).map(|format| format.to_string());
+        let all = all.collect::<Vec<_>>().join(" ");
+        errors::request(format!("{field}: {name:?} is not one of {all}, or one of b4, b8, z8 with /16, /64 or /128"))
     })
 }
 
@@ -39,18 +42,32 @@ impl Model {
     #[pyo3(signature = (path, threads = None))]
     fn open(py: Python<'_>, path: PathBuf, threads: Option<usize>) -> PyResult<Self> {
         let threads = self::threads(threads)?;
-        py.detach(|| Loaded::open(&path, &Pool::new(threads))).map(Self).map_err(errors::model)
+        py.detach(|| Loaded::open(&path, &Pool::new(threads)))
+            .map(|model| Self(model, Vec::new()))
+            .map_err(errors::model)
     }
 
     /// Converts a source in memory. `progress(done, total, tensor)` may raise to stop.
     #[staticmethod]
-    #[pyo3(signature = (source, *, profile = "default", body = None, head = None, threads = None, progress = None))]
+    #[pyo3(signature = (
+        source, *, profile = "default", body = None, head = None, formats = None, calibration = None, threads = None,
+        progress = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
     fn convert(
-        py: Python<'_>, source: PathBuf, profile: &str, body: Option<&str>, head: Option<&str>, threads: Option<usize>,
+        py: Python<'_>, source: PathBuf, profile: &str, body: Option<&str>, head: Option<&str>,
+        formats: Option<BTreeMap<String, String>>, calibration: Option<PathBuf>, threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let threads = self::threads(threads)?;
+        let named = |(matrix, name): (String, String)| {
+            format(&matrix, Some(&name)).map(|format| format.map(|format| (matrix, format)))
+        };
+        let formats: PyResult<Vec<_>> = formats.unwrap_or_default().into_iter().map(named).collect();
+        let calibration = calibration.map(|path| py.detach(|| Calibration::read(&path)).map_err(errors::model));
         let options = Options {
+            formats: formats?.into_iter().flatten().collect(),
+            calibration: calibration.transpose()?.map(Arc::new),
             profile: Profile::parse(profile)
                 .ok_or_else(|| errors::request(format!("profile: {profile:?} is not one of default, fast, fastest")))?,
             body: format("type", body)?,
@@ -68,12 +85,19 @@ impl Model {
         let converted = py.detach(|| -> Result<_, String> {
             let source = Source::open(path).map_err(|error| error.to_string())?;
             let converted = convert::convert(&source, &options, &mut report).map_err(|error| error.to_string())?;
-            Loaded::from_model(converted.model, path, &Pool::new(threads)).map_err(|error| error.to_string())
+            let model = Loaded::from_model(converted.model, path, &Pool::new(threads));
+            Ok(Self(model.map_err(|error| error.to_string())?, converted.requantized))
         });
         match raised {
             Some(error) => Err(error),
-            None => converted.map(Self).map_err(errors::model),
+            None => converted.map_err(errors::model),
         }
+    }
+
+    /// Matrices of a converted source that did not keep its codes; empty for a model directory.
+    #[getter]
+    fn requantized(&self) -> Vec<String> {
+        self.1.clone()
     }
 
     /// SHA-256 over everything that decides a bit.

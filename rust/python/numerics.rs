@@ -162,18 +162,14 @@ fn w16(weights: &[i16], columns: usize, scales: &[RowScale], bias: Option<&[i32]
     let rows = scales.len();
     let sizes = PlaneSizes::of(&format, rows, columns)?;
     let mut payload = AlignedBytes::zeroed(sizes.payload);
-    let mut words = [0; 16];
-    let count = format.payload.words();
+    let groups = columns.div_ceil(GROUP);
+    let (mut codes, mut words) = (vec![0; groups * GROUP], vec![0; format.payload.row_words(groups)?]);
     for (row, weights) in weights.chunks_exact(columns).enumerate() {
-        for (group, weights) in weights.chunks(GROUP).enumerate() {
-            let mut codes = [0; GROUP];
-            codes[..weights.len()].copy_from_slice(weights);
-            format.payload.pack(&codes, &mut words[..count]);
-            let first = (row / TILE * columns.div_ceil(GROUP) + group) * count;
-            for (i, word) in words[..count].iter().enumerate() {
-                let at = ((first + i) * TILE + row % TILE) * 4;
-                payload.as_mut_slice()[at..at + 4].copy_from_slice(&word.to_le_bytes());
-            }
+        codes[..columns].copy_from_slice(weights);
+        format.payload.pack(&codes, &mut words);
+        for (i, word) in words.iter().enumerate() {
+            let at = ((row / TILE * words.len() + i) * TILE + row % TILE) * 4;
+            payload.as_mut_slice()[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
     }
     let mut row = AlignedBytes::zeroed(sizes.row);

@@ -1,6 +1,8 @@
 //! `Source`: a checkpoint in floats or in another engine's codes.
 
 use crate::errors;
+use intact_quantize::arch::Role;
+use intact_quantize::convert;
 use intact_quantize::import::{self, Array, Meta, TokenizerFiles};
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
@@ -35,6 +37,17 @@ impl Source {
     /// Hugging Face names, sorted.
     fn tensor_names(&self) -> Vec<&str> {
         self.0.tensors.keys().map(String::as_str).collect()
+    }
+
+    /// The matrices of the model that this becomes, in order: name, "body", "head" or "embedding", rows and columns.
+    fn matrices(&self) -> PyResult<Vec<(String, &'static str, usize, usize)>> {
+        let role = |role| match role {
+            Role::Body => "body",
+            Role::Head => "head",
+            Role::Embedding => "embedding",
+        };
+        let plans = convert::matrices(&self.0).map_err(errors::model)?;
+        Ok(plans.into_iter().map(|plan| (plan.name, role(plan.role), plan.rows, plan.columns)).collect())
     }
 
     /// The element type of a tensor, such as "Q4_1".

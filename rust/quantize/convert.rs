@@ -1,7 +1,8 @@
 //! Conversion: from a checkpoint to a model.
 use crate::arch::{self, KeyCache, Lowered, MatrixPlan, Role};
+use crate::calibrate::Calibration;
 use crate::constants;
-use crate::encode::{self, QUANTIZED, RowError, transcription};
+use crate::encode::{self, Guidance, Moments, QUANTIZED, RowError, Transcription};
 use crate::error::Error;
 use crate::import::{Source, Tensor};
 use intact_core::bounds::Magnitudes;
@@ -11,7 +12,9 @@ use intact_core::formats::{DEFAULT_BLOCK, Format};
 use intact_core::matrix::{Activation, Matrix};
 use intact_core::program::{Model, Op};
 use intact_core::storage::{AlignedBytes, Plane};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why a checkpoint cannot be converted. Every message names the file, the field in it, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +111,7 @@ impl Profile {
 }
 
 /// What is to become of a checkpoint.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Activations and cache.
     pub profile: Profile,
@@ -117,6 +120,10 @@ pub struct Options {
     pub body: Option<Format>,
     /// The same for embedding and head.
     pub head: Option<Format>,
+    /// Formats of single matrices, by name, instead of the two above.
+    pub formats: BTreeMap<String, Format>,
+    /// What matrices read; those that do not keep their codes are quantized by it.
+    pub calibration: Option<Arc<Calibration>>,
     /// F, 8..=20.
     pub fraction_bits: u32,
     /// Threads to work on; the result does not depend on them.
@@ -125,7 +132,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { profile: Profile::Default, body: None, head: None, fraction_bits: 12, threads: 1 }
+        Self {
+            profile: Profile::Default,
+            body: None,
+            head: None,
+            formats: BTreeMap::new(),
+            calibration: None,
+            fraction_bits: 12,
+            threads: 1,
+        }
     }
 }
 
@@ -136,6 +151,8 @@ pub struct Converted {
     pub model: Model,
     /// Where it came from.
     pub provenance: Provenance,
+    /// Matrices of quantized tensors that did not keep their codes: another format was asked for, or none fits.
+    pub requantized: Vec<String>,
 }
 
 /// What a model directory says about its origin; it decides no bit.
@@ -152,6 +169,15 @@ pub struct Provenance {
 /// The format of tensors without codes of their own.
 const FLOAT_FORMAT: &str = "U8b8";
 
+/// The matrices that `source` has, in the order in which they are converted.
+///
+/// # Errors
+/// Whatever makes the source unfit.
+pub fn matrices(source: &Source) -> Result<Vec<MatrixPlan>, ConvertError> {
+    let options = Options::default();
+    Ok(arch::lower(source, options.fraction_bits, options.profile.keys())?.matrices)
+}
+
 /// Converts `source`. After every matrix `progress` is told how many are done, how many there are, and the last's name;
 /// it answers whether to go on.
 ///
@@ -163,11 +189,16 @@ pub fn convert(
     check(options)?;
     let Lowered { vocabulary, context, matrices: plans, vectors, slots, body, head } =
         arch::lower(source, options.fraction_bits, options.profile.keys())?;
+    let choices = choices(source, &plans, options)?;
     let pool = Pool::new(options.threads);
     let mut matrices = Vec::with_capacity(plans.len());
     let mut sums = Vec::with_capacity(plans.len());
-    for plan in &plans {
-        let matrix = matrix(source, plan, options, &pool)?;
+    let mut requantized = Vec::new();
+    for (plan, choice) in plans.iter().zip(&choices) {
+        let matrix = matrix(source, plan, choice, options, &pool)?;
+        if choice.requantized {
+            requantized.push(plan.name.clone());
+        }
         sums.push(magnitudes(&matrix, &pool));
         matrices.push(matrix);
         if !progress(matrices.len(), plans.len(), &plan.name) {
@@ -186,7 +217,7 @@ pub fn convert(
         source: name.to_string_lossy().into_owned(),
         version: env!("CARGO_PKG_VERSION"),
     };
-    Ok(Converted { model, provenance })
+    Ok(Converted { model, provenance, requantized })
 }
 
 fn check(options: &Options) -> Result<(), ConvertError> {
@@ -198,27 +229,73 @@ fn check(options: &Options) -> Result<(), ConvertError> {
     if options.threads == 0 {
         return fault("threads", "it is 0".to_owned(), "pass at least 1".to_owned());
     }
-    for (option, format) in [("body", options.body), ("head", options.head)] {
-        let Some(format) = format else { continue };
-        let default_block = Format { block: DEFAULT_BLOCK, ..format };
-        if !QUANTIZED.contains(&default_block.to_string().as_str()) {
-            let remedy = format!("pass {}, or one with /16, /64 or /128 after b8 or z8", QUANTIZED.join(", "));
-            return fault(option, format!("real weights are not quantized to {format}"), remedy);
-        }
-    }
     Ok(())
 }
 
-/// The matrix of a plan, with the activation mode of its role and no pre-shift yet.
-fn matrix(source: &Source, plan: &MatrixPlan, options: &Options, pool: &Pool) -> Result<Matrix, ConvertError> {
+/// How a matrix is to be stored.
+struct Choice {
+    format: Format,
+    /// What keeps the tensor's own codes, where the format does.
+    kept: Option<Transcription>,
+    /// Whether codes of the source are lost.
+    requantized: bool,
+}
+
+/// A choice for every plan, all of them before any long work.
+fn choices(source: &Source, plans: &[MatrixPlan], options: &Options) -> Result<Vec<Choice>, ConvertError> {
+    if let Some(name) = options.formats.keys().find(|&name| plans.iter().all(|plan| plan.name != *name)) {
+        let remedy = "name one of the checkpoint's matrices".to_owned();
+        return Err(ConvertError::Option { option: "formats", problem: format!("there is no matrix {name}"), remedy });
+    }
+    plans.iter().map(|plan| choice(source, plan, options)).collect()
+}
+
+fn choice(source: &Source, plan: &MatrixPlan, options: &Options) -> Result<Choice, ConvertError> {
     let weight = format!("{}.weight", plan.name);
     let tensor = tensor(source, &weight)?;
-    let asked = if plan.role == Role::Body { options.body } else { options.head };
-    let format = asked.or_else(|| Some(transcription(tensor.dtype)?.format)).or_else(|| Format::parse(FLOAT_FORMAT));
+    let (option, asked) = match (options.formats.get(&plan.name), plan.role) {
+        (Some(&format), _) => ("formats", Some(format)),
+        (None, Role::Body) => ("body", options.body),
+        (None, _) => ("head", options.head),
+    };
+    let own = encode::kept(tensor)?;
+    let format = asked.or_else(|| Some(own?.format)).or_else(|| Format::parse(FLOAT_FORMAT));
     let Some(format) = format else {
         return Err(error(source, &weight, "no format fits it".to_owned(), "pass a format"));
     };
-    let encoded = encode::encode(tensor, format, pool).map_err(|fault| match fault {
+    let kept = own.and_then(|own| own.in_format(format));
+    let default_block = Format { block: DEFAULT_BLOCK, ..format };
+    if kept.is_none() && !QUANTIZED.contains(&default_block.to_string().as_str()) {
+        let remedy = format!("pass {}, or one with /16, /64 or /128 after b4, b8 or z8", QUANTIZED.join(", "));
+        let problem = format!("{}: real weights are not quantized to {format}", plan.name);
+        return Err(ConvertError::Option { option, problem, remedy });
+    }
+    Ok(Choice { format, kept, requantized: kept.is_none() && !tensor.dtype.is_float() })
+}
+
+/// What `options` say of the inputs of a matrix.
+fn guidance(source: &Source, plan: &MatrixPlan, options: &Options) -> Result<Guidance, ConvertError> {
+    let Some(set) = options.calibration.as_ref().and_then(|calibration| calibration.find(&plan.name)) else {
+        return Ok(Guidance::None);
+    };
+    let guidance = match set.moments() {
+        Some(moments) => Moments::new(set.columns, moments.to_vec()).map(Guidance::Moments),
+        None => Some(Guidance::Importance(set.importance())),
+    };
+    guidance.filter(|guidance| guidance.fits(plan.columns)).ok_or_else(|| {
+        let problem = format!("the calibration has {} inputs for it, not {}", set.columns, plan.columns);
+        error(source, &plan.name, problem, "pass a calibration of this checkpoint")
+    })
+}
+
+/// The matrix of a plan, with the activation mode of its role and no pre-shift yet.
+fn matrix(
+    source: &Source, plan: &MatrixPlan, choice: &Choice, options: &Options, pool: &Pool,
+) -> Result<Matrix, ConvertError> {
+    let weight = format!("{}.weight", plan.name);
+    let tensor = tensor(source, &weight)?;
+    let guidance = if choice.kept.is_some() { Guidance::None } else { guidance(source, plan, options)? };
+    let encoded = encode::encode(tensor, choice.format, choice.kept, &guidance, pool).map_err(|fault| match fault {
         RowError::Read(fault) => ConvertError::Source(fault),
         RowError::TooLarge(row) => {
             let problem = format!("row {row}: weights are too large for a row constant of 23 bits");
@@ -233,7 +310,7 @@ fn matrix(source: &Source, plan: &MatrixPlan, options: &Options, pool: &Pool) ->
         name: plan.name.clone(),
         rows: plan.rows,
         columns: plan.columns,
-        format,
+        format: choice.format,
         table: encoded.table,
         activation: options.profile.activation(plan.role),
         preshift: 0,

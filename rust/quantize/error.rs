@@ -45,7 +45,7 @@ pub enum Error {
         /// What to use instead.
         remedy: &'static str,
     },
-    /// A Hugging Face checkpoint whose weights are packed by another quantizer.
+    /// A Hugging Face checkpoint whose weights are packed by a quantizer that is not known.
     #[error("{}: quantization_config: already quantized with {method}; convert the unquantized checkpoint", path.display())]
     AlreadyQuantized {
         /// The `config.json`.

@@ -1,5 +1,6 @@
 //! Sources and quantizers.
 pub mod arch;
+pub mod calibrate;
 pub mod constants;
 pub mod convert;
 pub mod encode;

@@ -64,6 +64,10 @@ impl Checkpoint {
         }
         match family {
             "qwen2" => checkpoint.layers("self_attn", &[("q_proj.bias", 64), ("k_proj.bias", 32), ("v_proj.bias", 32)]),
+            "bitnet" => checkpoint
+                .with("hidden_act", json!("relu2"))
+                .layers("self_attn", &[("attn_sub_norm.weight", 64)])
+                .layers("mlp", &[("ffn_sub_norm.weight", INTERMEDIATE)]),
             "qwen3" => checkpoint.layers("self_attn", &[("q_norm.weight", 16), ("k_norm.weight", 16)]),
             _ => checkpoint,
         }

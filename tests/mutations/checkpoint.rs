@@ -6,7 +6,7 @@ use crate::{Mutant, Open, blind, json};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "bitnet"];
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -18,7 +18,7 @@ struct Checkpoint {
 }
 
 const HIDDEN: usize = 16;
-const INTERMEDIATE: usize = 24;
+const INTERMEDIATE: usize = 32;
 const VOCABULARY: usize = 20;
 
 /// Tensors of a model with 1 layer, 2 heads of 8 and 1 key-value head.
@@ -43,6 +43,7 @@ fn shapes(family: &str) -> Vec<(String, Vec<usize>)> {
         "qwen2" => {
             &[("self_attn.q_proj.bias", &[16]), ("self_attn.k_proj.bias", &[8]), ("self_attn.v_proj.bias", &[8])]
         }
+        "bitnet" => &[("self_attn.attn_sub_norm.weight", &[16]), ("mlp.ffn_sub_norm.weight", &[INTERMEDIATE])],
         "qwen3" => &[("self_attn.q_norm.weight", &[8]), ("self_attn.k_norm.weight", &[8])],
         _ => &[],
     };
@@ -50,10 +51,59 @@ fn shapes(family: &str) -> Vec<(String, Vec<usize>)> {
     shapes
 }
 
+/// Name, element type, shape, content.
+type Entry = (String, &'static str, Vec<usize>, Vec<u8>);
+
+/// Replaces the projections by what a quantizer stores, of random content; returns its configuration.
+fn packed(tensors: &mut Vec<Entry>, family: &str, random: &mut Random) -> Value {
+    let method = if family == "bitnet" { 3 } else { random.below(3) };
+    let mut out = Vec::new();
+    for (name, dtype, shape, content) in tensors.drain(..) {
+        let Some(base) = name.strip_suffix(".weight").filter(|base| base.ends_with("_proj")) else {
+            out.push((name, dtype, shape, content));
+            continue;
+        };
+        let (rows, columns) = (shape[0], shape[1]);
+        let parts: &[(&str, &'static str, Vec<usize>, usize)] = match method {
+            0 => &[
+                ("qweight", "I32", vec![columns / 8, rows], 4),
+                ("qzeros", "I32", vec![columns / 16, rows / 8], 4),
+                ("scales", "F16", vec![columns / 16, rows], 2),
+            ],
+            1 => &[
+                ("qweight", "I32", vec![columns, rows / 8], 4),
+                ("qzeros", "I32", vec![columns / 16, rows / 8], 4),
+                ("scales", "F16", vec![columns / 16, rows], 2),
+            ],
+            2 => &[
+                ("weight", "I8", vec![rows, columns], 1),
+                ("weight_scale", "BF16", vec![rows, columns / 16], 2),
+                ("weight_zero_point", "I8", vec![rows, columns / 16], 1),
+            ],
+            _ => &[("weight", "U8", vec![rows / 4, columns], 1), ("weight_scale", "BF16", vec![1], 2)],
+        };
+        for (part, dtype, shape, width) in parts {
+            // Ternary digits are never 3, and scales are positive and below 2.
+            let mask = if dtype.ends_with("16") { 0x3f } else { 0x55 };
+            let size = shape.iter().product::<usize>() * width;
+            let content = (0..size).map(|_| random.word() as u8 & mask).collect();
+            out.push((format!("{base}.{part}"), *dtype, shape.clone(), content));
+        }
+    }
+    *tensors = out;
+    match method {
+        0 => json!({"quant_method": "gptq", "bits": 4, "group_size": 16}),
+        1 => json!({"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
+        2 => json!({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {
+            "group_0": {"weights": {"num_bits": 8, "strategy": "group", "group_size": 16}}}}),
+        _ => json!({"quant_method": "bitnet", "linear_class": "autobitlinear"}),
+    }
+}
+
 impl Checkpoint {
     fn new(family: &str, random: &mut Random) -> Self {
         let config = json!({
-            "model_type": family, "hidden_act": "silu", "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE,
+            "model_type": family, "hidden_act": if family == "bitnet" { "relu2" } else { "silu" }, "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
             "vocab_size": VOCABULARY, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
             "tie_word_embeddings": false, "rope_scaling": random.pick(&[
@@ -71,6 +121,9 @@ impl Checkpoint {
             (name, dtype, shape, bytes)
         });
         let mut tensors: Vec<_> = tensors.collect();
+        let quantization = if random.one_in(3) { packed(&mut tensors, family, random) } else { Value::Null };
+        let mut config = config;
+        config["quantization_config"] = quantization;
         let split = if random.one_in(3) { random.below(tensors.len()) } else { 0 };
         if split == 0 {
             let files = BTreeMap::from([("model.safetensors".to_owned(), Safetensors::new(tensors))]);
@@ -122,6 +175,18 @@ pub(crate) fn structure(random: &mut Random) -> Mutant {
 fn configuration(config: &mut Value, random: &mut Random) -> String {
     let settings = [
         ("quantization_config", json!({"quant_method": random.text("gptq")})),
+        ("quantization_config", json!({"quant_method": "gptq", "bits": 4, "group_size": 32})),
+        ("quantization_config", json!({"quant_method": "awq", "bits": 4, "group_size": -1})),
+        (
+            "quantization_config",
+            json!({"quant_method": "bitnet", "linear_class": "autobitlinear",
+            "quantization_mode": random.pick(&["online", "offline"])}),
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "format": "int-quantized",
+            "config_groups": {"group_0": {"weights": {"num_bits": 8, "strategy": "channel"}}}}),
+        ),
         ("quantization_config", json!({})),
         ("sliding_window", json!(random.integer(8) as u64)),
         ("use_sliding_window", json!(true)),

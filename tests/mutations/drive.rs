@@ -12,7 +12,7 @@ use intact::{Engine, Loaded, ModelError, Options, RequestError};
 use intact_quantize::convert::{self, ConvertError, Profile, convert};
 use intact_quantize::error::Error;
 use intact_quantize::import::{Blocks, Source};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as Cause;
 use std::path::Path;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ fn read(tensor: &intact_quantize::import::Tensor) -> Result<(), Error> {
     let rows = tensor.rows();
     for row in (0..rows.min(ROWS)).chain([rows - 1]) {
         tensor.row_f32(row, &mut values)?;
-        if tensor.dtype.grid().is_some() && tensor.shape.len() == 2 {
+        if tensor.grid().is_some() {
             tensor.row_blocks(row, &mut blocks)?;
         }
     }
@@ -167,12 +167,24 @@ fn read(tensor: &intact_quantize::import::Tensor) -> Result<(), Error> {
 
 /// Options that a user may give, sound and otherwise.
 fn options(random: &mut Random) -> convert::Options {
-    const FORMATS: [&str; 10] =
-        ["U4b8", "U4z8", "U5b8", "U6z8", "U8b8", "U8z8/16", "N4b8/64", "U4b8/128", "W16r", "N4r"];
+    const FORMATS: [&str; 16] = [
+        "U4b8", "U4z8", "U5b8", "U6z8", "U8b8", "U8z8/16", "N4b8/64", "U4b8/128", "W16r", "N4r", "T16r", "T20b8/16",
+        "U2b4", "U3b8", "P20b8", "P35r",
+    ];
     let mut format = || if random.one_in(3) { Format::parse(random.pick::<&str>(&FORMATS)) } else { None };
-    let (body, head) = (format(), format());
+    let (body, head, one) = (format(), format(), format());
     let fraction_bits = if random.one_in(4) { random.between(7, 21) as u32 } else { 12 };
-    convert::Options { profile: *random.pick(&Profile::ALL), body, head, fraction_bits, threads: 1 }
+    let name = "model.layers.0.self_attn.v_proj.weight".to_string();
+    let formats: BTreeMap<_, _> = one.map(|format| (name, format)).into_iter().collect();
+    convert::Options {
+        profile: *random.pick(&Profile::ALL),
+        body,
+        head,
+        formats,
+        fraction_bits,
+        calibration: None,
+        threads: 1,
+    }
 }
 
 /// A directory that was written from a model is that model.

@@ -5,7 +5,7 @@ use crate::random::Random;
 use crate::{Mutant, Open, blind};
 
 /// ggml's code, columns and bytes of a block of every type that is read.
-const TYPES: [(u32, usize, usize); 12] = [
+const TYPES: [(u32, usize, usize); 19] = [
     (0, 1, 4),
     (1, 1, 2),
     (30, 1, 2),
@@ -18,6 +18,13 @@ const TYPES: [(u32, usize, usize); 12] = [
     (12, 256, 144),
     (13, 256, 176),
     (14, 256, 210),
+    (10, 256, 84),
+    (11, 256, 110),
+    (23, 256, 136),
+    (34, 256, 54),
+    (35, 256, 66),
+    (39, 32, 17),
+    (40, 64, 36),
 ];
 
 /// A model with 1 layer, width 256 and 2 heads of 32 whose matrices have any types.
@@ -273,7 +280,7 @@ fn tensor(gguf: &mut Gguf, random: &mut Random) -> String {
             format!("{what} has dimensions {:?}", tensor.dimensions)
         }
         3 => {
-            tensor.code = if random.one_in(2) { random.pick(&TYPES).0 } else { random.integer(31) as u32 };
+            tensor.code = if random.one_in(2) { random.pick(&TYPES).0 } else { random.integer(41) as u32 };
             format!("{what} has type {}", tensor.code)
         }
         4 => {

@@ -130,12 +130,36 @@ def tables() -> Iterator[str]:
     yield words_text(stored[8:])
 
 
+def ternary() -> Iterator[str]:
+    """### T16."""
+    for digits in ("00000", "11111", "21102", "22222"):
+        codes = [int(digit) for digit in digits for _ in range(4)]
+        yield f"{digits} {formats.ternary_words(codes)[0] & 255:02x}"
+
+
+STREAM = int.from_bytes(bytes.fromhex("0b30557a9fc4e90e"), "little")
+
+
+def trellis() -> Iterator[str]:
+    """### P."""
+    for w in (0x0000, 0x0001, 0x0002, 0x1234, 0x7FFF, 0x8000, 0xABCD, 0xFFFF):
+        yield f"{w:04x} h {formats.pair_hash(w):04x} v {text(formats.pair_levels(w))}"
+    checksum = 0x811C9DC5
+    for byte in b"".join(formats.pair_hash(w).to_bytes(2, "little") for w in range(1 << 16)):
+        checksum = (checksum ^ byte) * 0x01000193 & 0xFFFFFFFF
+    yield f"FNV-1a {checksum:08x}"
+    for payload, bits in formats.STEP_BITS.items():
+        yield f"{payload} {text(formats.trellis_levels(STREAM, bits, 8))}"
+
+
 SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "Words": words,
     "Layer, U4z8": layer,
     "Planes, U4z8 (that above)": lambda: plane_lines(Small.planes),
     "Planes and layer, U6b8/16 with padding": padded_layer,
     "N4 and W16": tables,
+    "T16": ternary,
+    "P": trellis,
 }
 
 

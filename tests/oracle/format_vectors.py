@@ -14,6 +14,10 @@ NAMES = (
     *("N4r", "N4b8", "W16r"),
     *(f"U4{mode}/{block}" for mode in ("b8", "z8") for block in (16, 64, 128)),
     *("U6b8/16", "U5z8/64", "U8b8/128", "N4b8/16"),
+    *(f"{payload}{mode}" for payload in ("U2", "U3") for mode in ("r", "b8", "z8")),
+    *("T16r", "T20r", "T20b4", "T20b8", "T20b4/16", "T20b8/128", "U2z8/16", "U3b8/16"),
+    *(f"P{rate}b4" for rate in (10, 15, 20, 25, 30, 35, 40)),
+    *("P15r", "P30r", "P20b8", "P25b8/64", "P30b4/16", "P15b4/64", "P35b4/128"),
 )
 SHAPES = (
     *(

@@ -35,6 +35,8 @@ def code(draw: Draw, form: formats.Format, kind: str) -> int:
     low, high = 0, (1 << form.bits) - 1
     if form.payload == "U8":
         low = 1
+    if form.payload[0] == "T":
+        high = 2
     if kind == "extreme":
         value = draw.choice((low, high))
         return draw.choice((32769, 32767)) if form.payload == "W16" else value
@@ -45,7 +47,9 @@ def code(draw: Draw, form: formats.Format, kind: str) -> int:
 
 def scale(draw: Draw, form: formats.Format, kind: str) -> int:
     """A block scale; kind "typical" stays away from 0 and covers a factor of four, as converted blocks do."""
-    magnitude = draw.choice((0, 1, 255)) if kind == "extreme" else draw.between(64 if kind == "typical" else 0, 255)
+    most = 15 if form.mode == "b4" else 255
+    least = (most + 1) // 4 if kind == "typical" else 0
+    magnitude = draw.choice((0, 1, most)) if kind == "extreme" else draw.between(least, most)
     return -magnitude if form.mode == "b8" and draw.below(2) else magnitude
 
 
@@ -74,7 +78,8 @@ def random_matrix(draw: Draw, name: str, rows: int, columns: int, kind: str, tab
             offsets.append([0] * blocks)
             continue
         row = [code(draw, form, kind) for _ in range(columns)]
-        codes.append(row + [draw.below(1 << form.bits) for _ in range(stored - columns)])
+        room = 3 if form.payload == "T16" else 1 << form.bits
+        codes.append(row + [draw.below(room) for _ in range(stored - columns)])
         scales.append([scale(draw, form, kind) for _ in range(blocks)])
         offsets.append([offset(draw, form, kind, s) for s in scales[-1]] if form.mode == "z8" else [])
     if kind == "typical":

@@ -23,6 +23,7 @@ import typer
 from intact import CONTRACT_VERSION, LLM, ModelError, RequestError, SamplingParams, numerics
 from intact._native import read_bandwidth
 from intact.cli import app, main
+from tests.python.conftest import random_weights
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "CLI.md").read_text("utf-8")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -262,16 +263,65 @@ def test_eval(intact: Run, model: Path, checkpoint: Path, tmp_path: Path, llm: L
     (tmp_path / "text").write_text("The quick brown fox jumps over the lazy dog. " * 20, "utf-8")
     options = ["--reference", checkpoint, "--text", tmp_path / "text", "--windows", 3, "--size", 32]
     report = intact("eval", model, *options, "--json").json
-    assert set(report) == documented_fields(section("eval"))
-    assert report["model_digest"] == llm.digest
+    [row] = report["rows"]
+    assert set(report) | set(row) == documented_fields(section("eval"))
     assert (report["windows"], report["predictions"]) == (3, 93)
-    assert 0 < report["kld"]["value"] < 0.01
+    assert row["model_digest"] == llm.digest
+    assert row["bytes"] == sum(file.stat().st_size for file in model.iterdir())
+    weights = sum(values.size for values in random_weights().values())
+    assert row["bits_per_weight"] == pytest.approx(8 * row["bytes"] / weights, abs=1e-3)
+    assert row["tokens_per_second"] > 0
+    assert 0 < row["kld"]["value"] < 0.01
     # The exact figure and the float one are the same quantity, one rounded to 2^-16 bits a token.
-    nats = report["exact_nll"] / 65536 * 0.6931471805599453 / report["predictions"]
-    assert report["perplexity"]["value"] == pytest.approx(2.718281828459045**nats, rel=1e-3)
-    assert "KL divergence" in intact("eval", model, *options).out
+    nats = row["exact_nll"] / 65536 * 0.6931471805599453 / report["predictions"]
+    assert row["perplexity"]["value"] == pytest.approx(2.718281828459045**nats, rel=1e-3)
     short = intact("eval", model, *options[:-2], "--size", 4096)
     assert (short.status, short.out) == (2, "")
+
+
+def test_eval_of_several_models(intact: Run, model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("The quick brown fox jumps over the lazy dog. " * 20, "utf-8")
+    assert intact("quantize", checkpoint, "-o", tmp_path / "small", "--type", "U4b8").status == 0
+    options = ["--reference", checkpoint, "--text", tmp_path / "text", "--windows", 2, "--size", 32]
+    models = [model, tmp_path / "small"]
+    alone = [intact("eval", path, *options, "--json").json["rows"][0] for path in models]
+    report = intact("eval", *models, *options, "--peer", checkpoint, "--json").json
+    *rows, peer = report["rows"]
+    for row, single in zip(rows, alone, strict=True):
+        assert {**row, "tokens_per_second": 0} == {**single, "tokens_per_second": 0}
+    assert rows[0]["bytes"] > rows[1]["bytes"]
+    assert rows[0]["kld"]["value"] < rows[1]["kld"]["value"]
+    # The reference as its own peer.
+    assert peer["kld"]["value"] == 0
+    assert peer["top1_agreement"] == {"value": 100, "error": 0}
+    assert {name for name, value in peer.items() if value is None} == {
+        "model_digest",
+        "tokens_per_second",
+        "logits_sha256",
+        "exact_nll",
+    }
+
+    plot = tmp_path / "plot.svg"
+    out = intact("eval", *models, *options, "--peer", checkpoint, "--plot", plot).out
+    heading, first, second, third, *_ = out.splitlines()
+    # The first model's folder and the peer have one name.
+    assert [line.split()[0] for line in (first, second, third)] == [str(model), str(models[1]), str(checkpoint)]
+    assert "KL divergence" in heading and third.endswith(" -")
+    assert all(row["logits_sha256"] in out and str(row["exact_nll"]) in out for row in rows)
+    assert plot.read_text("utf-8").count("<circle") == 2
+
+
+def test_eval_refuses_early(intact: Run, model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("The quick brown fox jumps over the lazy dog. " * 20, "utf-8")
+    options = ["--reference", checkpoint, "--text", tmp_path / "text", "--windows", 1, "--size", 32]
+    assert ".svg" in intact("eval", model, *options, "--plot", tmp_path / "plot.png").err
+    assert intact("eval", model, *options, "--plot", tmp_path / "no" / "plot.svg").status == 2
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    content = json.loads((other / "tokenizer.json").read_text("utf-8"))
+    content["model"]["merges"] = content["model"]["merges"][:1]
+    (other / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    assert "other tokens" in intact("eval", model, other, *options).err
 
 
 def test_kernels(intact: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from intact.errors import ModelError, RequestError
-from intact.evaluate import EvalResult, evaluate, windows
+from intact.evaluate import Estimate, EvalResult, compare, evaluate, windows
 from intact.reference import FloatModel
 
 DATA = Path(__file__).resolve().parents[2] / "benches" / "data"
@@ -37,6 +38,13 @@ class Model:
     def real(self, token_ids: list[int]) -> NDArray[np.float64]:
         """The same logits as numbers."""
         return np.ldexp(self.rows[token_ids].astype(np.float64), -self.fraction_bits)
+
+
+class FloatTable:
+    """A float model of these logits."""
+
+    def __init__(self, logits: Callable[[list[int]], NDArray[np.float64]]) -> None:
+        self.logits = logits
 
 
 def table_of(rows: Any) -> Callable[[list[int]], NDArray[np.float64]]:
@@ -146,7 +154,8 @@ def test_the_exact_fields_come_from_the_integers_alone() -> None:
     model = Model([[1, -2], [3, 4]])
     calls: list[tuple[list[list[int]], list[int]]] = []
 
-    def exact_nll(logits: NDArray[np.int32], targets: list[int]) -> int:
+    def exact_nll(logits: NDArray[np.int32], targets: list[int], fraction_bits: int) -> int:
+        assert fraction_bits == 12
         calls.append((logits.tolist(), targets))
         return 1 << 60
 
@@ -157,16 +166,36 @@ def test_the_exact_fields_come_from_the_integers_alone() -> None:
     assert result.logits_sha256 == hashlib.sha256(np.array(rows, dtype="<i4").tobytes()).hexdigest()
 
 
-def test_result_as_json_and_as_text() -> None:
+def test_result_as_json() -> None:
     result = evaluate(Model([[1, 0], [0, 1]]), table_of([[3, 0], [0, 1]]), [[0, 1, 0], [1, 1, 0]], lambda *_: 7)
     fields = json.loads(result.to_json())
     assert list(fields) == list(EvalResult.__dataclass_fields__)
     assert fields["kld"] == {"value": result.kld.value, "error": result.kld.error}
     assert (fields["predictions"], fields["windows"], fields["exact_nll"]) == (4, 2, 14)
-    text = result.table()
-    for part in ("4 in 2 windows", f"{result.kld} nats", result.logits_sha256, "14 / 65536 bits"):
-        assert part in text
-    assert len(text.splitlines()) == 8
+
+
+def test_an_estimate_as_text_has_two_digits_of_its_error() -> None:
+    assert str(Estimate(1.23456789, 0.00321)) == "1.2346 ± 0.0032"
+    assert str(Estimate(1.23456789, None)) == "1.23457"
+    assert (Estimate(1.5, 0.0).signed(), Estimate(-1.5, 0.5).signed()) == ("+1.500 ± 0.000", "-1.500 ± 0.500")
+
+
+def test_models_are_compared_as_if_each_were_alone() -> None:
+    random = np.random.default_rng(3)
+    exact, other = (Model(random.integers(-(1 << 14), 1 << 14, (30, 30))) for _ in range(2))
+    text = random.integers(0, 30, (3, 20)).tolist()
+    floats = FloatTable(other.real)
+    results = compare([exact, floats, other], exact.real, text, lambda *_: 1)
+    assert [results[0], results[2]] == [evaluate(model, exact.real, text, lambda *_: 1) for model in (exact, other)]
+    assert results[0].kld.value == 0 < results[2].kld.value
+    assert results[1] == replace(results[2], logits_sha256=None, exact_nll=None)
+    with pytest.raises(RequestError, match="models"):
+        compare([], exact.real, text)
+
+
+def test_float_logits_that_are_not_finite_are_an_error() -> None:
+    with pytest.raises(ModelError, match="model's logits"):
+        compare([FloatTable(table_of([[0, math.nan]]))], table_of([[0, 0]]), [[0, 0]])
 
 
 @pytest.mark.parametrize(
@@ -253,7 +282,9 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
 TOKENS = [3, 1, 12, 0, 7, 7, 2, 11, 5, 9, 4, 1]
 
 
-def tiny_tensors(*, biases: bool = False, head_norms: bool = False, head: bool = True) -> dict[str, Any]:
+def tiny_tensors(
+    *, biases: bool = False, head_norms: bool = False, sub_norms: bool = False, head: bool = True
+) -> dict[str, Any]:
     """Random weights that fit TINY."""
     random = np.random.default_rng(5)
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (13, 8), "model.norm.weight": (8,)}
@@ -271,6 +302,8 @@ def tiny_tensors(*, biases: bool = False, head_norms: bool = False, head: bool =
         shapes |= {f"{name}.input_layernorm.weight": (8,), f"{name}.post_attention_layernorm.weight": (8,)}
         if head_norms:
             shapes |= {f"{name}.self_attn.q_norm.weight": (6,), f"{name}.self_attn.k_norm.weight": (6,)}
+        if sub_norms:
+            shapes |= {f"{name}.self_attn.attn_sub_norm.weight": (24,), f"{name}.mlp.ffn_sub_norm.weight": (10,)}
     return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -322,10 +355,16 @@ def naive_logits(tensors: Mapping[str, Any], tokens: list[int], rates: list[floa
                 for i in range(6):
                     values = [values[head // 2][i] for _, values in seen]
                     out.append(dot(mass, values) / sum(mass))
+            bitnet = f"{layer}.mlp.ffn_sub_norm.weight" in weights
+            if bitnet:
+                out = norm(f"{layer}.self_attn.attn_sub_norm", out)
             x = [a + b for a, b in zip(x, linear(f"{layer}.self_attn.o_proj", out), strict=True)]
             h = norm(f"{layer}.post_attention_layernorm", x)
             gates, ups = linear(f"{layer}.mlp.gate_proj", h), linear(f"{layer}.mlp.up_proj", h)
             gated = [gate / (1 + math.exp(-gate)) * up for gate, up in zip(gates, ups, strict=True)]
+            if bitnet:
+                gated = [max(gate, 0.0) ** 2 * up for gate, up in zip(gates, ups, strict=True)]
+                gated = norm(f"{layer}.mlp.ffn_sub_norm", gated)
             x = [a + b for a, b in zip(x, linear(f"{layer}.mlp.down_proj", gated), strict=True)]
         head_name = "lm_head" if "lm_head.weight" in weights else "model.embed_tokens"
         logits.append(linear(head_name, norm("model.norm", x)))
@@ -357,6 +396,7 @@ LLAMA3_RATES = [RATES[0] * (KEPT + (1 - KEPT) / 8), RATES[1] / 8, RATES[2] / 8]
             4,
         ),
         ({"model_type": "qwen3"}, {"head_norms": True}, RATES, 0),
+        ({"model_type": "bitnet"}, {"sub_norms": True}, RATES, 0),
     ],
 )
 def test_reference_agrees_with_the_definition(
@@ -389,6 +429,7 @@ def test_tied_models_ignore_a_head_of_their_own() -> None:
         {"model_type": "gpt2"},
         {"model_type": None},
         {"hidden_act": "gelu"},
+        {"hidden_act": "relu2"},
         {"partial_rotary_factor": 0.5},
         {"num_hidden_layers": 0},
         {"num_hidden_layers": 1 << 62},

@@ -289,9 +289,8 @@ def test_properties(llm: LLM, model: Path) -> None:
     assert (llm.vocabulary_size, llm.context, llm.threads) == (300, 256, 1)
 
 
-def test_example_of_the_readme(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     code = readme.split("```python\n")[1].split("```")[0]
-    assert '"smollm2"' in code
-    exec(code.replace('"smollm2"', repr(str(model))), {})
-    assert LLM(model).digest in capsys.readouterr().out
+    exec(code, {})
+    assert LLM("tiny").digest in capsys.readouterr().out

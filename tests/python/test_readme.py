@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,8 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example(name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(model, tmp_path / "smollm2")  # the name of the examples' model
+def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     exec(compile(EXAMPLES[name], name, "exec"), scope)
-    llm = scope["llm"]
-    assert isinstance(llm, LLM)
-    assert llm.manifest["provenance"]["source"] == "tiny"
+    assert isinstance(scope["llm"], LLM)

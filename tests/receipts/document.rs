@@ -5,6 +5,7 @@ use intact::Loaded;
 use intact::core::cpu::{Batch, Cpu, Pool, Token};
 use intact::core::kernels::reference;
 use intact::core::program::LOGITS;
+use intact::core::storage::heap;
 use intact::model::{canonical_json, sha256_hex};
 use intact::receipt::{Receipt, Trace};
 use serde_json::{Value, json};
@@ -75,7 +76,7 @@ fn one_by_one(path: &Path, tokens: &[u32]) -> Vec<Position> {
     let pool = Arc::new(Pool::new(1));
     let certified = Loaded::open(path, &pool).expect("opens").certified;
     let vocabulary = certified.model().vocabulary;
-    let mut cpu = Cpu::new(certified, &reference::KERNELS, pool, 8);
+    let mut cpu = Cpu::new(certified, &reference::KERNELS, pool, 8, heap);
     let table: Vec<u32> = (0..tokens.len().div_ceil(8) as u32).collect();
     cpu.kv_mut().reserve(table.len()).expect("a few pages");
     let position = |(position, &id): (usize, &u32)| {

@@ -8,6 +8,7 @@ use intact::core::cpu::{Batch, Cpu, Pool, Token};
 use intact::core::kernels::reference;
 use intact::core::ops::sample::{LogProbs, draw, greedy, random_word};
 use intact::core::ops::softcap::softcap;
+use intact::core::storage::heap;
 use intact::request::{Event, Finish, LogProb, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -34,7 +35,7 @@ impl Solo {
     pub(crate) fn open(path: &Path, pool: &Arc<Pool>) -> Self {
         let loaded = Loaded::open(path, pool).expect("a model of the oracle");
         let (model, context) = (Arc::clone(&loaded.certified), loaded.certified.model().context as usize);
-        let mut executor = Cpu::new(model, &reference::KERNELS, Arc::clone(pool), context);
+        let mut executor = Cpu::new(model, &reference::KERNELS, Arc::clone(pool), context, heap);
         executor.kv_mut().reserve(1).expect("enough memory");
         Self { loaded, executor, runs: BTreeMap::new(), logits: BTreeMap::new() }
     }

@@ -114,6 +114,13 @@ def hash_command(places: Places) -> Any:
     return digests
 
 
+def packaged_model(places: Places) -> Any:
+    """`intact hash` of the model inside the package."""
+    status, printed = command("hash", "tiny", "--json", "--threads", "2")
+    assert status == 0, printed
+    return json.loads(printed)
+
+
 def receipts(places: Places) -> Any:
     """`intact run --receipt` writes a file that `intact verify` confirms; another one it does not."""
     model, receipt = str(places.sources / "checkpoint"), places.scratch / "receipt.json"
@@ -145,6 +152,7 @@ CHECKS: tuple[Callable[[Places], Any], ...] = (
     conversion,
     text,
     hash_command,
+    packaged_model,
     receipts,
     conformance,
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from intact.cli import bench, evaluate, generate, identity, inspect, quantize, verify
+from intact.cli import bench, calibrate, evaluate, generate, identity, inspect, quantize, verify
 from intact.errors import IntactError
 
 # Typer brings click along, as a package or inside itself, and names only some of its exceptions.
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (generate, quantize, evaluate, bench, identity, verify, inspect):
+for module in (generate, quantize, calibrate, evaluate, bench, identity, verify, inspect):
     module.register(app)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from intact.llm import LLM
 
 ModelArgument = Annotated[
-    str, typer.Argument(help="A model directory; or a source, local or of the hub, that is converted in memory.")
+    str, typer.Argument(help="A model directory; a source, local or of the hub, that is converted in memory; or tiny.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads; by default all.")]

@@ -72,7 +72,7 @@ def run(
     if system is not None and not as_chat:
         raise typer.BadParameter("goes with --chat", param_hint="--system")
     if receipt is not None:
-        from intact.receipts import check_target
+        from intact.files import check_target
 
         check_target(receipt)  # before the answer, which takes long
     text = read_text("-") if prompt is None else prompt

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from intact import hub
 from intact.cli.common import JsonOption, ThreadsOption, print_json, print_rows
 from intact.errors import DeviceError, ModelError
 
@@ -27,6 +28,7 @@ def info(
     json: JsonOption = False,
 ) -> None:
     """Describe a model directory or a source."""
+    path = hub.local(path)
     if not (Path(path) / "intact.json").is_file():
         if verify:
             raise typer.BadParameter("only a model directory has hashes", param_hint="--verify")
@@ -46,7 +48,6 @@ def info(
 def kernels(json: JsonOption = False) -> None:
     """List kernel sets: what this machine can run, and what is chosen."""
     from intact import _native
-    from intact.llm import usable_cpus
 
     sets = _native.kernels()
     if mask := os.environ.get("INTACT_CPU"):
@@ -56,12 +57,12 @@ def kernels(json: JsonOption = False) -> None:
         for entry in sets:
             entry["chosen"] = entry["name"] == mask
     if json:
-        print_json({"kernels": sets, "threads": usable_cpus()})
+        print_json({"kernels": sets, "threads": _native.usable_cpus()})
         return
     for entry in sets:
         state = "chosen" if entry["chosen"] else "available" if entry["available"] else "missing"
         print(f"{entry['name']:<12} {state:<10} needs {entry['needs']}")
-    print(f"{'threads':<12} {usable_cpus()}")
+    print(f"{'threads':<12} {_native.usable_cpus()}")
 
 
 def _directory(path: str, threads: int | None) -> dict[str, Any]:

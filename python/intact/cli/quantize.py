@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from intact.cli.common import JsonOption, ThreadsOption, print_json, print_rows
+from intact.errors import RequestError
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +22,13 @@ def quantize(
     profile: Annotated[str, typer.Option("--profile", help="default, fast or fastest.")] = "default",
     type: Annotated[str | None, typer.Option("--type", help="Format of the layers, such as U4b8.")] = None,
     head_type: Annotated[str | None, typer.Option("--head-type", help="Format of embedding and head.")] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tensor-type", help="REGEX=FORMAT for the matrices whose names it is found in; may be repeated."
+        ),
+    ] = None,
+    calibration: Annotated[str | None, typer.Option("--imatrix", help="A file of intact imatrix.")] = None,
     threads: ThreadsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a directory that exists.")] = False,
     json: JsonOption = False,
@@ -34,6 +42,8 @@ def quantize(
         profile=profile,
         type=type,
         head_type=head_type,
+        tensor_types=_tensor_types(tensor_type or []),
+        calibration=calibration,
         threads=threads,
         overwrite=overwrite,
         progress=sys.stderr.isatty(),
@@ -42,4 +52,20 @@ def quantize(
         print_json(result)
     else:
         size = f"{result['plane_bytes'] / 2**20:.1f} MiB"
-        print_rows([("directory", result["path"]), ("weights", size), ("digest", result["digest"])])
+        rows = [("directory", result["path"]), ("weights", size), ("digest", result["digest"])]
+        if result["requantized"]:
+            rows.append(("requantized", f"{len(result['requantized'])} matrices do not keep the source's codes"))
+        print_rows(rows)
+
+
+def _tensor_types(options: list[str]) -> dict[str, str]:
+    """Patterns and formats."""
+    types: dict[str, str] = {}
+    for option in options:
+        pattern, sign, name = option.rpartition("=")
+        if not sign or not pattern:
+            raise RequestError(f"--tensor-type: {option!r} is no REGEX=FORMAT")
+        # Put last where it is given again: the last that is found decides.
+        types.pop(pattern, None)
+        types[pattern] = name
+    return types

@@ -1,75 +1,154 @@
 //! The KV caches of all attentions of a model, in pages of positions.
 
 use crate::certify::Certified;
-use crate::cpu::pool::Disjoint;
 use crate::fixed::{amax, dynquant_factor, dynscale, requant};
 use crate::ops::attention::{Keys, Run};
 use crate::program::Attention;
+use crate::storage::{Allocate, Block};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+/// Bytes of a slab about. Within one, pages that follow each other are read as one piece, which hides the latency of
+/// memory, and large pages of the system are filled.
+const SLAB: usize = 32 << 20;
+/// Pages of a slab at most: what a small model takes at once.
+const MOST: usize = 64;
+/// Bytes that arrays are aligned to.
+const LINE: usize = 64;
+
 /// Pages of every cache. A page holds [`KvCache::page`] positions of one sequence in every layer.
+///
+/// Memory comes in slabs of some pages. A slab holds, for each layer, arrays of keys, values and their scales, each
+/// indexed [kv head][page of the slab][position in page].
 pub struct KvCache {
     page: usize,
-    pages: usize,
     layers: Vec<Layer>,
+    /// Pages of a slab.
+    per: usize,
+    /// Bytes of a slab, or `None` where they do not fit the address space.
+    bytes: Option<usize>,
+    slabs: Vec<Slab>,
+    allocate: Allocate,
 }
 
-/// One attention's cache; arrays are indexed [page][kv head][position in page].
+/// One attention's cache, with the places of its arrays in a slab.
 struct Layer {
     kv_heads: usize,
     head_width: usize,
     key_max: u32,
     value_max: u32,
-    keys: KeyStore,
-    values: Vec<i8>,
-    key_d: Vec<u8>,
-    key_t: Vec<u8>,
-    value_d: Vec<u8>,
-    value_t: Vec<u8>,
+    keys: usize,
+    values: usize,
+    key_d: usize,
+    key_t: usize,
+    value_d: usize,
+    value_t: usize,
 }
 
-enum KeyStore {
-    I8(Vec<i8>),
-    I16(Vec<i16>),
+impl Layer {
+    /// Whether keys are i16.
+    fn wide(&self) -> bool {
+        self.key_max > 127
+    }
+}
+
+struct Slab {
+    start: *mut u8,
+    len: usize,
+    /// Owns what `start` points to.
+    _memory: Box<dyn Block>,
+}
+
+// SAFETY: a slab's memory is its own; `part` and `part_mut` keep its uses apart.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+/// Types that arrays of a slab have: every pattern of bits is a value, and their alignment divides that of arrays.
+trait Element {}
+impl Element for i8 {}
+impl Element for u8 {}
+impl Element for i16 {}
+
+impl Slab {
+    fn place<T: Element>(&self, array: usize, start: usize, len: usize) -> *mut T {
+        let (from, bytes) = (array + start * size_of::<T>(), len * size_of::<T>());
+        assert!(from <= self.len && bytes <= self.len - from, "entries outside of the slab");
+        // SAFETY: the place is inside the memory.
+        unsafe { self.start.add(from).cast() }
+    }
+
+    /// The elements `start..start + len` of the array at byte `array`.
+    ///
+    /// # Safety
+    /// None of them is written while the slice lives.
+    unsafe fn part<T: Element>(&self, array: usize, start: usize, len: usize) -> &[T] {
+        // SAFETY: the place holds `len` elements, initialised since memory begins as zeros; the caller's promise.
+        unsafe { core::slice::from_raw_parts(self.place(array, start, len), len) }
+    }
+
+    /// The same, to write.
+    ///
+    /// # Safety
+    /// Nothing else refers to them while the slice lives.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn part_mut<T: Element>(&self, array: usize, start: usize, len: usize) -> &mut [T] {
+        // SAFETY: as for `part`.
+        unsafe { core::slice::from_raw_parts_mut(self.place(array, start, len), len) }
+    }
 }
 
 /// Writes cache entries of one layer from several threads.
-pub(crate) struct Writer {
-    page: usize,
-    kv_heads: usize,
-    head_width: usize,
-    key_max: u32,
-    value_max: u32,
-    keys: KeyParts,
-    values: Disjoint<i8>,
-    key_d: Disjoint<u8>,
-    key_t: Disjoint<u8>,
-    value_d: Disjoint<u8>,
-    value_t: Disjoint<u8>,
+pub(crate) struct Writer<'a> {
+    cache: &'a KvCache,
+    layer: &'a Layer,
 }
 
-enum KeyParts {
-    I8(Disjoint<i8>),
-    I16(Disjoint<i16>),
+/// Bytes of what `heads` · `positions` entries take, as the places of arrays from `start` on; returns the end.
+fn lay(layer: &mut Layer, positions: usize, start: usize) -> Option<usize> {
+    let entries = positions.checked_mul(layer.kv_heads)?;
+    let codes = entries.checked_mul(layer.head_width)?;
+    let mut end = start;
+    let mut array = |bytes: usize| {
+        let place = end;
+        end = end.checked_add(bytes.checked_next_multiple_of(LINE)?)?;
+        Some(place)
+    };
+    layer.keys = array(if layer.wide() { codes.checked_mul(2)? } else { codes })?;
+    layer.values = array(codes)?;
+    layer.key_d = array(entries)?;
+    layer.key_t = array(entries)?;
+    layer.value_d = array(entries)?;
+    layer.value_t = array(entries)?;
+    Some(end)
 }
 
 impl KvCache {
-    /// Caches for the attentions of `model`, without pages yet; `page` positions to a page, at least 1.
+    /// Caches for the attentions of `model`, without pages yet; `page` positions to a page, at least 1. Memory will
+    /// come from `allocate`.
     #[must_use]
-    pub fn new(model: &Certified, page: usize) -> Self {
+    pub fn new(model: &Certified, page: usize, allocate: Allocate) -> Self {
         let layer = |a: &Attention| Layer {
             kv_heads: a.kv_heads,
             head_width: a.head_width,
             key_max: a.key_max,
             value_max: a.scoring.value_max,
-            keys: if a.key_max <= 127 { KeyStore::I8(Vec::new()) } else { KeyStore::I16(Vec::new()) },
-            values: Vec::new(),
-            key_d: Vec::new(),
-            key_t: Vec::new(),
-            value_d: Vec::new(),
-            value_t: Vec::new(),
+            keys: 0,
+            values: 0,
+            key_d: 0,
+            key_t: 0,
+            value_d: 0,
+            value_t: 0,
         };
-        Self { page: page.max(1), pages: 0, layers: model.attentions().iter().map(layer).collect() }
+        let page = page.max(1);
+        let mut layers: Vec<Layer> = model.attentions().iter().map(layer).collect();
+        let mut size = |pages: usize| {
+            let positions = page.checked_mul(pages)?;
+            layers.iter_mut().try_fold(0, |end, layer| lay(layer, positions, end))
+        };
+        let per = size(1).map_or(1, |bytes| (SLAB / bytes.max(1)).clamp(1, MOST));
+        let bytes = size(per);
+        Self { page, layers, per, bytes, slabs: Vec::new(), allocate }
     }
 
     /// Positions per page.
@@ -81,66 +160,32 @@ impl KvCache {
     /// Pages there are.
     #[must_use]
     pub fn pages(&self) -> usize {
-        self.pages
+        self.slabs.len() * self.per
     }
 
-    /// Bytes of one page over all layers, or `None` where they do not fit the address space.
-    #[must_use]
-    pub fn page_bytes(&self) -> Option<usize> {
-        self.layers.iter().try_fold(0usize, |sum, layer| {
-            let key = if matches!(layer.keys, KeyStore::I8(_)) { 1 } else { 2 };
-            let entry = layer.head_width.checked_mul(key + 1)?.checked_add(4)?;
-            sum.checked_add(self.page.checked_mul(layer.kv_heads)?.checked_mul(entry)?)
-        })
-    }
-
-    /// Makes room for `pages` pages; existing content stays.
+    /// Makes room for at least `pages` pages; existing content stays.
     ///
     /// # Errors
-    /// When the memory is not to be had; the cache is as before.
-    pub fn reserve(&mut self, pages: usize) -> Result<(), alloc::collections::TryReserveError> {
-        fn grow<T: Copy + Default>(store: &mut Vec<T>, len: usize) -> Result<(), alloc::collections::TryReserveError> {
-            if len > store.len() {
-                store.try_reserve_exact(len - store.len())?;
-                store.resize(len, T::default());
-            }
-            Ok(())
+    /// When that many bytes are not to be had.
+    pub fn reserve(&mut self, pages: usize) -> Result<(), usize> {
+        while self.pages() < pages {
+            let bytes = self.bytes.ok_or(usize::MAX)?;
+            let mut memory = (self.allocate)(bytes).ok_or(bytes)?;
+            let (start, len) = (memory.bytes().as_mut_ptr(), memory.bytes().len());
+            assert!(len >= bytes && start.addr().is_multiple_of(LINE), "memory is not as asked for");
+            self.slabs.push(Slab { start, len, _memory: memory });
         }
-        for layer in &mut self.layers {
-            let heads = pages.saturating_mul(self.page).saturating_mul(layer.kv_heads);
-            let codes = heads.saturating_mul(layer.head_width);
-            match &mut layer.keys {
-                KeyStore::I8(keys) => grow(keys, codes)?,
-                KeyStore::I16(keys) => grow(keys, codes)?,
-            }
-            grow(&mut layer.values, codes)?;
-            for store in [&mut layer.key_d, &mut layer.key_t, &mut layer.value_d, &mut layer.value_t] {
-                grow(store, heads)?;
-            }
-        }
-        self.pages = self.pages.max(pages);
         Ok(())
     }
 
-    pub(crate) fn writer(&mut self, layer: usize) -> Writer {
-        let page = self.page;
-        let layer = &mut self.layers[layer];
-        Writer {
-            page,
-            kv_heads: layer.kv_heads,
-            head_width: layer.head_width,
-            key_max: layer.key_max,
-            value_max: layer.value_max,
-            keys: match &mut layer.keys {
-                KeyStore::I8(keys) => KeyParts::I8(Disjoint::new(keys)),
-                KeyStore::I16(keys) => KeyParts::I16(Disjoint::new(keys)),
-            },
-            values: Disjoint::new(&mut layer.values),
-            key_d: Disjoint::new(&mut layer.key_d),
-            key_t: Disjoint::new(&mut layer.key_t),
-            value_d: Disjoint::new(&mut layer.value_d),
-            value_t: Disjoint::new(&mut layer.value_t),
-        }
+    pub(crate) fn writer(&mut self, layer: usize) -> Writer<'_> {
+        Writer { layer: &self.layers[layer], cache: self }
+    }
+
+    /// The slab of page `page`, and the index there of the page's first entry of `head`.
+    fn find(&self, page: u32, head: usize) -> (&Slab, usize) {
+        let page = page as usize;
+        (&self.slabs[page / self.per], (head * self.per + page % self.per) * self.page)
     }
 
     /// Positions `first..=last` of one head of a sequence with page table `table`, as runs.
@@ -148,47 +193,67 @@ impl KvCache {
         &'a self, layer: usize, head: usize, table: &[u32], first: usize, last: usize, runs: &mut Vec<Run<'a>>,
     ) {
         let layer = &self.layers[layer];
-        let width = layer.head_width;
+        let (width, page) = (layer.head_width, self.page);
         runs.clear();
-        for (index, &page) in table.iter().enumerate().take(last / self.page + 1).skip(first / self.page) {
-            let from = first.max(index * self.page) - index * self.page;
-            let to = last.min(index * self.page + self.page - 1) - index * self.page + 1;
-            let base = (page as usize * layer.kv_heads + head) * self.page;
-            let entries = base + from..base + to;
-            let codes = entries.start * width..entries.end * width;
-            runs.push(Run {
-                keys: match &layer.keys {
-                    KeyStore::I8(keys) => Keys::I8(&keys[codes.clone()]),
-                    KeyStore::I16(keys) => Keys::I16(&keys[codes.clone()]),
-                },
-                key_d: &layer.key_d[entries.clone()],
-                key_t: &layer.key_t[entries.clone()],
-                values: &layer.values[codes],
-                value_d: &layer.value_d[entries.clone()],
-                value_t: &layer.value_t[entries],
+        let mut index = first / page;
+        while index <= last / page {
+            let start = index;
+            // Pages that follow each other in a slab are one piece.
+            while index < last / page
+                && table[index + 1] == table[index] + 1
+                && !(table[index + 1] as usize).is_multiple_of(self.per)
+            {
+                index += 1;
+            }
+            index += 1;
+            let from = first.max(start * page) - start * page;
+            let to = last.min(index * page - 1) - start * page + 1;
+            let (slab, entry) = self.find(table[start], head);
+            let (entry, count) = (entry + from, to - from);
+            // SAFETY: a writer borrows the cache exclusively, so nothing is written while runs live.
+            runs.push(unsafe {
+                let (at, codes) = (entry * width, count * width);
+                Run {
+                    keys: if layer.wide() {
+                        Keys::I16(slab.part(layer.keys, at, codes))
+                    } else {
+                        Keys::I8(slab.part(layer.keys, at, codes))
+                    },
+                    key_d: slab.part(layer.key_d, entry, count),
+                    key_t: slab.part(layer.key_t, entry, count),
+                    values: slab.part(layer.values, at, codes),
+                    value_d: slab.part(layer.value_d, entry, count),
+                    value_t: slab.part(layer.value_t, entry, count),
+                }
             });
         }
     }
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Stores key and value vectors (all KV heads, in QF) of one position.
     ///
     /// # Safety
-    /// The cache outlives the writer, and no other thread writes the same page and position.
+    /// No other thread writes the same page and position.
     pub(crate) unsafe fn write(&self, page: u32, offset: usize, key: &[i32], value: &[i32]) {
-        let width = self.head_width;
+        let layer = self.layer;
+        let width = layer.head_width;
         for (head, (key, value)) in key.chunks_exact(width).zip(value.chunks_exact(width)).enumerate() {
-            let entry = (page as usize * self.kv_heads + head) * self.page + offset;
-            // SAFETY: entries of different positions and heads are disjoint (caller's promise).
+            let (slab, entry) = self.cache.find(page, head);
+            let (entry, at) = (entry + offset, (entry + offset) * width);
+            // SAFETY: entries of different positions and heads are disjoint (caller's promise), and the writer borrows
+            // the cache exclusively.
             unsafe {
-                let (d, t) = match &self.keys {
-                    KeyParts::I8(keys) => codes(key, self.key_max, keys.part(entry * width, width), |q| q as i8),
-                    KeyParts::I16(keys) => codes(key, self.key_max, keys.part(entry * width, width), |q| q as i16),
+                let (d, t) = if layer.wide() {
+                    codes(key, layer.key_max, slab.part_mut(layer.keys, at, width), |q| q as i16)
+                } else {
+                    codes(key, layer.key_max, slab.part_mut(layer.keys, at, width), |q| q as i8)
                 };
-                (self.key_d.part(entry, 1)[0], self.key_t.part(entry, 1)[0]) = (d, t);
-                let (d, t) = codes(value, self.value_max, self.values.part(entry * width, width), |q| q as i8);
-                (self.value_d.part(entry, 1)[0], self.value_t.part(entry, 1)[0]) = (d, t);
+                slab.part_mut(layer.key_d, entry, 1)[0] = d;
+                slab.part_mut(layer.key_t, entry, 1)[0] = t;
+                let (d, t) = codes(value, layer.value_max, slab.part_mut(layer.values, at, width), |q| q as i8);
+                slab.part_mut(layer.value_d, entry, 1)[0] = d;
+                slab.part_mut(layer.value_t, entry, 1)[0] = t;
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::kernels::Kernels;
 use crate::ops::attention::Scratch;
 use crate::ops::{embed, gated, hadamard, residual, rope, softcap};
 use crate::program::{Op, Slot, Vector, VectorId};
+use crate::storage::Allocate;
 use alloc::{sync::Arc, vec, vec::Vec};
 pub(crate) use pool::Disjoint;
 
@@ -71,12 +72,14 @@ struct ThreadScratch {
 }
 
 impl Cpu {
-    /// An executor on `pool` with `page` positions to a cache page.
+    /// An executor on `pool` with `page` positions to a cache page, whose caches' memory comes from `allocate`.
     #[must_use]
-    pub fn new(model: Arc<Certified>, kernels: &'static Kernels, pool: Arc<Pool>, page: usize) -> Self {
+    pub fn new(
+        model: Arc<Certified>, kernels: &'static Kernels, pool: Arc<Pool>, page: usize, allocate: Allocate,
+    ) -> Self {
         let scratch = (0..pool.threads()).map(|_| ThreadScratch::default()).collect();
         let slots = vec![Vec::new(); model.widths().len()];
-        let kv = KvCache::new(&model, page);
+        let kv = KvCache::new(&model, page, allocate);
         Self {
             model,
             kernels,

@@ -4,17 +4,24 @@
 //! list from there.
 
 mod n4;
+mod t16;
+mod t20;
+mod trellis;
+mod u2;
+mod u3;
 mod u4;
 mod u5;
 mod u6;
 mod u8;
 mod w16;
 
+use crate::storage::read_u32;
 use core::fmt;
 
 pub use n4::DEFAULT_TABLE as N4_DEFAULT_TABLE;
+pub use trellis::{TABLE as TRELLIS_TABLE, pair as trellis_pair};
 
-/// Columns of one group: every payload of this version covers 32.
+/// Columns of one group: what kernels decode at a time, and what rows are padded to.
 pub const GROUP: usize = 32;
 /// Rows of one tile.
 pub const TILE: usize = 16;
@@ -25,14 +32,20 @@ pub trait Payload: Sync {
     fn name(&self) -> &'static str;
     /// Which payload this is, for kernels that decode it themselves.
     fn kind(&self) -> PayloadKind;
-    /// Dwords for the 32 codes of one row and group.
-    fn words(&self) -> usize;
-    /// The largest stored code, 0-based.
+    /// Dwords of a row of `groups` groups; `None` where they exceed the address space.
+    fn row_words(&self, groups: usize) -> Option<usize>;
+    /// The largest unpacked code; the least is 0.
     fn max_code(&self) -> i32;
-    /// Spreads one group: `words` as laid out, `codes` in column order.
-    fn unpack(&self, words: &[u32], codes: &mut [i16; GROUP]);
-    /// The inverse of [`Payload::unpack`].
-    fn pack(&self, codes: &[i16; GROUP], words: &mut [u32]);
+    /// The codes of one group of a row, in column order.
+    fn unpack(&self, row: RowWords<'_>, group: usize, codes: &mut [i16; GROUP]);
+    /// The words of a row from the stored codes of its groups: what [`Payload::unpack`] gives, except that a trellis
+    /// stores one symbol per pair of columns, in the even one; the other is 0.
+    fn pack(&self, codes: &[i16], words: &mut [u32]);
+    /// The largest code that [`Payload::pack`] takes for a column.
+    fn max_stored(&self, column: usize) -> i32 {
+        let _ = column;
+        self.max_code()
+    }
     /// The level of a code: its weight in units of the block scale, for the modes without a stored offset.
     fn level(&self, code: i16, table: &[i8; 16]) -> i32;
     /// The scale modes that this payload takes.
@@ -53,9 +66,55 @@ pub trait Payload: Sync {
     }
 }
 
+/// The payload words of one row: a column of dwords in its tile.
+#[derive(Clone, Copy)]
+pub struct RowWords<'a> {
+    tile: &'a [u8],
+    row: usize,
+}
+
+impl<'a> RowWords<'a> {
+    /// Row `row` < 16 of the tile whose payload is `tile`.
+    #[must_use]
+    pub fn new(tile: &'a [u8], row: usize) -> Self {
+        Self { tile, row }
+    }
+
+    /// Word `i`.
+    ///
+    /// # Panics
+    /// Beyond the end of the tile.
+    #[must_use]
+    pub fn word(self, i: usize) -> u32 {
+        read_u32(self.tile, i * TILE + self.row)
+    }
+
+    /// The words of a group of payloads that have `N` for each.
+    fn group<const N: usize>(self, group: usize) -> [u32; N] {
+        core::array::from_fn(|i| self.word(group * N + i))
+    }
+}
+
+/// The groups of a row with the `N` words of each.
+fn groups<'a, const N: usize>(
+    codes: &'a [i16], words: &'a mut [u32],
+) -> impl Iterator<Item = (&'a [i16; GROUP], &'a mut [u32; N])> {
+    codes.as_chunks().0.iter().zip(words.as_chunks_mut().0)
+}
+
 /// Every payload, by a name that code can match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadKind {
+    /// Ternary codes, five to a byte.
+    T16,
+    /// Ternary codes of 2 bits.
+    T20,
+    /// A trellis of as many bits per pair of columns, 2…8.
+    Trellis(u32),
+    /// 2-bit uniform codes.
+    U2,
+    /// 3-bit uniform codes.
+    U3,
     /// 4-bit uniform codes.
     U4,
     /// 5-bit uniform codes.
@@ -71,13 +130,33 @@ pub enum PayloadKind {
 }
 
 /// The registry of payloads.
-pub static PAYLOADS: [&dyn Payload; 6] = [&u4::U4, &u5::U5, &u6::U6, &u8::U8, &n4::N4, &w16::W16];
+pub static PAYLOADS: [&dyn Payload; 17] = [
+    &t16::T16,
+    &t20::T20,
+    &u2::U2,
+    &u3::U3,
+    &u4::U4,
+    &u5::U5,
+    &u6::U6,
+    &u8::U8,
+    &n4::N4,
+    &trellis::P10,
+    &trellis::P15,
+    &trellis::P20,
+    &trellis::P25,
+    &trellis::P30,
+    &trellis::P35,
+    &trellis::P40,
+    &w16::W16,
+];
 
 /// How a block of codes is scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScaleMode {
     /// Per row only: the block scale is 1.
     R,
+    /// A scale of 0…15 per block.
+    B4,
     /// A scale of -255…255 per block: magnitude byte and sign bit.
     B8,
     /// A scale of 0…255 and an i16 offset per block.
@@ -90,6 +169,7 @@ impl ScaleMode {
     pub fn name(self) -> &'static str {
         match self {
             Self::R => "r",
+            Self::B4 => "b4",
             Self::B8 => "b8",
             Self::Z8 => "z8",
         }
@@ -133,6 +213,16 @@ impl Format {
     pub fn blocks(&self, columns: usize) -> usize {
         (columns.div_ceil(GROUP) * GROUP).div_ceil(self.block)
     }
+
+    /// Bytes of the scale plane of one tile of so many blocks per row.
+    #[must_use]
+    pub fn tile_scales(&self, blocks: usize) -> usize {
+        match self.mode {
+            ScaleMode::R => 0,
+            ScaleMode::B4 => blocks.div_ceil(2) * TILE,
+            ScaleMode::B8 | ScaleMode::Z8 => blocks * TILE,
+        }
+    }
 }
 
 impl fmt::Display for Format {
@@ -168,7 +258,7 @@ struct NameBuffer {
 impl NameBuffer {
     fn render(&mut self, format: &Format) -> &str {
         self.len = 0;
-        // A name that did not fit would be cut and match nothing; the longest is `U4b8/128`.
+        // A name that did not fit would be cut and match nothing; the longest is `P10b4/128`.
         let _ = fmt::write(self, format_args!("{format}"));
         core::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
     }

@@ -1,6 +1,6 @@
 //! U4: two codes to a byte.
 
-use super::{GROUP, Payload, PayloadKind, ScaleMode, pack_nibbles, unpack_nibbles};
+use super::{GROUP, Payload, PayloadKind, RowWords, ScaleMode, groups, pack_nibbles, unpack_nibbles};
 
 /// 4-bit uniform codes, level = code − 8.
 pub(super) struct U4;
@@ -14,20 +14,23 @@ impl Payload for U4 {
         PayloadKind::U4
     }
 
-    fn words(&self) -> usize {
-        4
+    fn row_words(&self, groups: usize) -> Option<usize> {
+        groups.checked_mul(4)
     }
 
     fn max_code(&self) -> i32 {
         15
     }
 
-    fn unpack(&self, words: &[u32], codes: &mut [i16; GROUP]) {
-        unpack_nibbles(words, codes);
+    fn unpack(&self, row: RowWords<'_>, group: usize, codes: &mut [i16; GROUP]) {
+        let words = row.group::<4>(group);
+        unpack_nibbles(&words, codes);
     }
 
-    fn pack(&self, codes: &[i16; GROUP], words: &mut [u32]) {
-        pack_nibbles(codes, words);
+    fn pack(&self, codes: &[i16], words: &mut [u32]) {
+        for (codes, words) in groups::<4>(codes, words) {
+            pack_nibbles(codes, words);
+        }
     }
 
     fn level(&self, code: i16, _table: &[i8; 16]) -> i32 {

@@ -1,6 +1,6 @@
 //! U8: one code to a byte, in column order.
 
-use super::{GROUP, Payload, PayloadKind, ScaleMode};
+use super::{GROUP, Payload, PayloadKind, RowWords, ScaleMode, groups};
 
 /// 8-bit uniform codes, level = code − 128; code 0 is not used, so that every level fits ±127.
 pub(super) struct U8;
@@ -14,15 +14,16 @@ impl Payload for U8 {
         PayloadKind::U8
     }
 
-    fn words(&self) -> usize {
-        8
+    fn row_words(&self, groups: usize) -> Option<usize> {
+        groups.checked_mul(8)
     }
 
     fn max_code(&self) -> i32 {
         255
     }
 
-    fn unpack(&self, words: &[u32], codes: &mut [i16; GROUP]) {
+    fn unpack(&self, row: RowWords<'_>, group: usize, codes: &mut [i16; GROUP]) {
+        let words = row.group::<8>(group);
         for (codes, word) in codes.chunks_exact_mut(4).zip(words) {
             for (code, byte) in codes.iter_mut().zip(word.to_le_bytes()) {
                 *code = i16::from(byte);
@@ -30,9 +31,11 @@ impl Payload for U8 {
         }
     }
 
-    fn pack(&self, codes: &[i16; GROUP], words: &mut [u32]) {
-        for (codes, word) in codes.chunks_exact(4).zip(words) {
-            *word = u32::from_le_bytes(core::array::from_fn(|c| codes[c] as u8));
+    fn pack(&self, codes: &[i16], words: &mut [u32]) {
+        for (codes, words) in groups::<8>(codes, words) {
+            for (codes, word) in codes.chunks_exact(4).zip(words) {
+                *word = u32::from_le_bytes(core::array::from_fn(|c| codes[c] as u8));
+            }
         }
     }
 

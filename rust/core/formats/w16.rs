@@ -1,6 +1,6 @@
 //! W16: the weights themselves as i16, two to a word.
 
-use super::{GROUP, Payload, PayloadKind, ScaleMode};
+use super::{GROUP, Payload, PayloadKind, RowWords, ScaleMode, groups};
 
 /// 16-bit integers, scaled per row only; −32768 is not used.
 pub(super) struct W16;
@@ -14,24 +14,27 @@ impl Payload for W16 {
         PayloadKind::W16
     }
 
-    fn words(&self) -> usize {
-        16
+    fn row_words(&self, groups: usize) -> Option<usize> {
+        groups.checked_mul(16)
     }
 
     fn max_code(&self) -> i32 {
         32767
     }
 
-    fn unpack(&self, words: &[u32], codes: &mut [i16; GROUP]) {
-        for (codes, &word) in codes.chunks_exact_mut(2).zip(words) {
+    fn unpack(&self, row: RowWords<'_>, group: usize, codes: &mut [i16; GROUP]) {
+        let words = row.group::<16>(group);
+        for (codes, word) in codes.chunks_exact_mut(2).zip(words) {
             codes[0] = word as i16;
             codes[1] = (word >> 16) as i16;
         }
     }
 
-    fn pack(&self, codes: &[i16; GROUP], words: &mut [u32]) {
-        for (codes, word) in codes.chunks_exact(2).zip(words) {
-            *word = u32::from(codes[0] as u16) | u32::from(codes[1] as u16) << 16;
+    fn pack(&self, codes: &[i16], words: &mut [u32]) {
+        for (codes, words) in groups::<16>(codes, words) {
+            for (codes, word) in codes.chunks_exact(2).zip(words) {
+                *word = u32::from(codes[0] as u16) | u32::from(codes[1] as u16) << 16;
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! The model directory (docs/MODEL.md): reading, checking, writing.
 
 mod manifest;
-mod memory;
 mod program;
 mod read;
 mod write;

@@ -2,7 +2,7 @@
 
 use super::manifest::{Manifest, MatrixRecord, sha256_hex};
 use super::program::Names;
-use super::{MANIFEST, PLANES, SCHEMA, memory, write};
+use super::{MANIFEST, PLANES, SCHEMA, write};
 use crate::error::ModelError;
 use intact_core::CONTRACT_VERSION;
 use intact_core::certify::{Certified, certify};
@@ -52,7 +52,7 @@ impl Loaded {
     /// Any [`ModelError`].
     pub fn open(path: &Path, pool: &Pool) -> Result<Self, ModelError> {
         let manifest = parse_manifest(&path.join(MANIFEST), &read_small(&path.join(MANIFEST), MAX_MANIFEST)?)?;
-        Self::assemble(path, manifest, memory::load(&path.join(PLANES))?, pool)
+        Self::assemble(path, manifest, crate::memory::load(&path.join(PLANES))?, pool)
     }
 
     /// A directory whose two files are in memory; `path` names it in messages.

@@ -33,12 +33,19 @@ pub(super) struct Shape {
     pub(super) context: usize,
     /// Of every norm.
     pub(super) epsilon: f64,
+    /// The feed-forward network's activation.
+    pub(super) gate: Gate,
 }
 
 impl Shape {
     /// Reads and checks the numbers, and the keys that only one value is implemented of.
-    pub(super) fn read(config: &Config<'_>) -> Result<Self, ConvertError> {
-        config.only("hidden_act", &json!("silu"))?;
+    pub(super) fn read(config: &Config<'_>, gate: Gate) -> Result<Self, ConvertError> {
+        let activation = match gate {
+            Gate::Swiglu => "silu",
+            Gate::Geglu => "gelu_pytorch_tanh",
+            Gate::Relu2 => "relu2",
+        };
+        config.only("hidden_act", &json!(activation))?;
         let hidden = config.required_count("hidden_size", 1..=WIDEST_NORM)?;
         let heads = config.required_count("num_attention_heads", 1..=MOST_COLUMNS)?;
         let kv_heads = config.count("num_key_value_heads", 1..=heads)?.unwrap_or(heads);
@@ -72,6 +79,7 @@ impl Shape {
             vocabulary: config.required_count("vocab_size", 1..=MOST_ROWS - 1)?,
             context: config.required_count("max_position_embeddings", 1..=LONGEST_CONTEXT)?,
             epsilon: config.required_number("rms_norm_eps", 0.0..=1.0)?,
+            gate,
         })
     }
 }
@@ -86,6 +94,8 @@ pub(super) struct Traits {
     pub(super) mlp_bias: bool,
     /// A norm for each query and key head before the rotation.
     pub(super) head_norms: bool,
+    /// A norm before the attention's output projection, and one before the feed-forward network's.
+    pub(super) sub_norms: bool,
     /// For each layer the positions that a query sees, 0 for all.
     pub(super) windows: Vec<u32>,
 }
@@ -214,6 +224,9 @@ impl Builder<'_, '_> {
             key_max: self.scoring.key_max,
             scoring: self.scoring.scoring,
         }));
+        if traits.sub_norms {
+            self.norm(&format!("{layer}.self_attn.attn_sub_norm"), query, O, O, ops)?;
+        }
         let output =
             self.matrix(&format!("{layer}.self_attn.o_proj"), hidden, query, Role::Body, traits.output_bias)?;
         ops.push(Op::Linear { input: O, outputs: vec![(output, Y)] });
@@ -230,7 +243,10 @@ impl Builder<'_, '_> {
             outputs.push((self.matrix(&name, intermediate, hidden, Role::Body, traits.mlp_bias)?, slot));
         }
         ops.push(Op::Linear { input: H, outputs });
-        ops.push(Op::GatedActivation { kind: Gate::Swiglu, gate: GATE, up: UP, out: GATE });
+        ops.push(Op::GatedActivation { kind: self.shape.gate, gate: GATE, up: UP, out: GATE });
+        if traits.sub_norms {
+            self.norm(&format!("{layer}.mlp.ffn_sub_norm"), intermediate, GATE, GATE, ops)?;
+        }
         let down = self.matrix(&format!("{layer}.mlp.down_proj"), hidden, intermediate, Role::Body, traits.mlp_bias)?;
         ops.push(Op::Linear { input: GATE, outputs: vec![(down, Y)] });
         ops.push(Op::ResidualAdd { into: X, from: Y });

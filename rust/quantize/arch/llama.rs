@@ -11,6 +11,7 @@ pub(super) fn traits(config: &Config<'_>, shape: &Shape) -> Result<Traits, Conve
         output_bias: bias,
         mlp_bias: config.flag("mlp_bias")?,
         head_norms: false,
+        sub_norms: false,
         windows: vec![0; shape.layers],
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! A family is one file here and one line in `FAMILIES`. Its function says how its decoder differs from the plain one
 //! that `decoder` lowers.
+mod bitnet;
 mod config;
 mod decoder;
 mod llama;
@@ -15,14 +16,36 @@ use crate::convert::ConvertError;
 use crate::import::Source;
 use config::Config;
 use decoder::{Shape, Traits};
+use intact_core::ops::gated::Gate;
 use intact_core::program::{NamedVector, Op};
 use source::Tensors;
 
-type Family = fn(&Config<'_>, &Shape) -> Result<Traits, ConvertError>;
+/// A family of models.
+struct Family {
+    /// The configuration's `model_type`.
+    name: &'static str,
+    /// How its decoder differs from the plain one.
+    traits: fn(&Config<'_>, &Shape) -> Result<Traits, ConvertError>,
+    /// The feed-forward network's activation.
+    gate: Gate,
+    /// The base of the rotation that transformers assumes.
+    theta: f64,
+}
 
-/// Each family by the configuration's `model_type`.
-const FAMILIES: [(&str, Family); 4] =
-    [("llama", llama::traits), ("mistral", mistral::traits), ("qwen2", qwen2::traits), ("qwen3", qwen3::traits)];
+impl Family {
+    const fn plain(name: &'static str, traits: fn(&Config<'_>, &Shape) -> Result<Traits, ConvertError>) -> Self {
+        Self { name, traits, gate: Gate::Swiglu, theta: 10_000.0 }
+    }
+}
+
+/// Every family.
+const FAMILIES: [Family; 5] = [
+    Family::plain("llama", llama::traits),
+    Family::plain("mistral", mistral::traits),
+    Family::plain("qwen2", qwen2::traits),
+    Family::plain("qwen3", qwen3::traits),
+    Family { name: "bitnet", traits: bitnet::traits, gate: Gate::Relu2, theta: 500_000.0 },
+];
 
 /// What a matrix of the model is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,15 +109,15 @@ pub enum KeyCache {
 pub fn lower(source: &Source, fraction_bits: u32, keys: KeyCache) -> Result<Lowered, ConvertError> {
     let config = Config::new(&source.path, &source.config);
     let name = config.text("model_type")?.ok_or_else(|| config.missing("model_type"))?;
-    let Some((_, family)) = FAMILIES.iter().find(|(known, _)| *known == name) else {
-        let known = FAMILIES.map(|(name, _)| name).join(", ");
+    let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
+        let known = FAMILIES.map(|family| family.name).join(", ");
         let problem = format!("it is {}", crate::error::quoted(name));
         return Err(config.error("model_type", problem, format!("Intact converts the families {known}")));
     };
-    let shape = Shape::read(&config)?;
-    let traits = family(&config, &shape)?;
+    let shape = Shape::read(&config, family.gate)?;
+    let traits = (family.traits)(&config, &shape)?;
     let mut tensors = Tensors::new(source);
-    let rope = rope::read(&config, &mut tensors, shape.head_width)?;
+    let rope = rope::read(&config, &mut tensors, shape.head_width, family.theta)?;
     let lowered = decoder::lower(&mut tensors, &shape, &traits, &rope, decoder::Numerics { fraction_bits, keys })?;
     tensors.finish()?;
     Ok(lowered)

@@ -15,6 +15,7 @@ pub(super) fn traits(config: &Config<'_>, shape: &Shape) -> Result<Traits, Conve
         output_bias: false,
         mlp_bias: false,
         head_norms: false,
+        sub_norms: false,
         windows: windows(config, shape.layers)?,
     })
 }

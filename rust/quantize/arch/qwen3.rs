@@ -12,6 +12,7 @@ pub(super) fn traits(config: &Config<'_>, shape: &Shape) -> Result<Traits, Conve
         output_bias: bias,
         mlp_bias: false,
         head_norms: true,
+        sub_norms: false,
         windows: qwen2::windows(config, shape.layers)?,
     })
 }

@@ -8,15 +8,12 @@ use serde_json::json;
 /// The divisors of frequencies that a GGUF file holds (see [`crate::import::Source::tensors`]).
 const FACTORS: &str = "rope_freqs";
 
-/// The base that transformers assumes for every family here.
-const DEFAULT_THETA: f64 = 10_000.0;
-
 /// What may be divided by, so that table entries keep a meaning.
 const FACTOR_RANGE: std::ops::RangeInclusive<f64> = 1.0..=1e6;
 
-/// Reads `rope_theta`, `rope_scaling` and their newer form `rope_parameters`; returns the table of all layers.
+/// Reads `rope_theta` (`default_theta` where it is absent), `rope_scaling` and their newer form `rope_parameters`; returns the table of all layers.
 pub(super) fn read(
-    config: &Config<'_>, tensors: &mut Tensors<'_>, head_width: usize,
+    config: &Config<'_>, tensors: &mut Tensors<'_>, head_width: usize, default_theta: f64,
 ) -> Result<Vec<u64>, ConvertError> {
     config.only("partial_rotary_factor", &json!(1))?;
     config.only("rope_interleaved", &json!(false))?;
@@ -25,7 +22,7 @@ pub(super) fn read(
         parameters => parameters,
     };
     let nested = parameters.as_ref().filter(|parameters| parameters.get("rope_theta").is_some());
-    let theta = nested.unwrap_or(config).number("rope_theta", 1.0..=1e30)?.unwrap_or(DEFAULT_THETA);
+    let theta = nested.unwrap_or(config).number("rope_theta", 1.0..=1e30)?.unwrap_or(default_theta);
     if theta <= 1.0 {
         return Err(nested.unwrap_or(config).error("rope_theta", "it is 1", "Intact needs a base above 1"));
     }

@@ -1,6 +1,6 @@
 //! Rows into planes: the 16-row tile of docs/FORMATS.md, section 2.
 use super::Row;
-use intact_core::formats::{Format, GROUP, ScaleMode, TILE};
+use intact_core::formats::{Format, ScaleMode, TILE};
 use intact_core::matrix::{PlaneSizes, Planes};
 use intact_core::storage::AlignedBytes;
 
@@ -97,16 +97,19 @@ fn parts(plane: &mut AlignedBytes, size: usize, tiles: usize) -> impl Iterator<I
 impl Tile<'_> {
     /// Writes row `r` < 16, which was zero; `row` is one of the matrix's format and columns.
     pub fn write(&mut self, r: usize, row: &Row) {
-        let count = self.format.payload.words();
-        let mut words = [0; 16];
-        for (group, codes) in row.codes.as_chunks::<GROUP>().0.iter().enumerate() {
-            self.format.payload.pack(codes, &mut words[..count]);
-            for (i, word) in words[..count].iter().enumerate() {
-                put(self.payload, (group * count + i) * 64 + 4 * r, &word.to_le_bytes());
-            }
+        let mut words = vec![0; self.payload.len() / (4 * TILE)];
+        self.format.payload.pack(&row.codes, &mut words);
+        for (i, word) in words.iter().enumerate() {
+            put(self.payload, i * 4 * TILE + 4 * r, &word.to_le_bytes());
         }
         put(self.row, 4 * r, &row.constants.word().to_le_bytes());
         if self.format.mode == ScaleMode::R {
+            return;
+        }
+        if self.format.mode == ScaleMode::B4 {
+            for (block, &scale) in row.scales.iter().enumerate() {
+                self.scale[block / 2 * TILE + r] |= (scale as u8 & 15) << (4 * (block % 2));
+            }
             return;
         }
         for (block, &scale) in row.scales.iter().enumerate() {

@@ -6,7 +6,7 @@ use intact_core::matrix::RowScale;
 /// A row of integer weights: `W[k] = scale · u + offset` or `scale · level` of its block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// One stored code per column, up to a whole group.
+    /// One code per column as `Payload::pack` takes them, up to a whole group.
     pub codes: Vec<i16>,
     /// Per block, −255..=255; empty in mode r.
     pub scales: Vec<i32>,
@@ -26,11 +26,14 @@ pub struct Unrepresentable;
 /// The code of padding columns and of rows of zeros: level 0 where the payload has it.
 pub(super) fn padding_code(format: &Format) -> i16 {
     match format.payload.kind() {
+        PayloadKind::T16 | PayloadKind::T20 => 1,
+        PayloadKind::U2 => 2,
+        PayloadKind::U3 => 4,
         PayloadKind::U4 => 8,
         PayloadKind::U5 => 16,
         PayloadKind::U6 => 32,
         PayloadKind::U8 => 128,
-        PayloadKind::N4 | PayloadKind::W16 => 0,
+        PayloadKind::N4 | PayloadKind::Trellis(_) | PayloadKind::W16 => 0,
     }
 }
 

@@ -1,30 +1,30 @@
 //! Properties of the encoders: what is decoded from the planes is what went in, as nearly as the format allows.
 use super::row::padding_code;
 use super::*;
-use crate::import::{DType, Grid, IQ4_NL_LEVELS, Levels};
+use crate::import::{DType, FP4_LEVELS, Grid, IQ4_NL_LEVELS, Levels, Shift, WHOLE_ROW};
 use intact_core::formats::{GROUP, ScaleMode};
 use intact_core::matrix::{Activation, Matrix, RowScale};
 
 /// A stream of pseudo-random numbers.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
 
     /// In −1 … 1.
-    fn signed(&mut self) -> f64 {
+    pub(super) fn signed(&mut self) -> f64 {
         self.below(1 << 24) as f64 / f64::from(1 << 23) - 1.0
     }
 
     /// Roughly normal, with variance 4.
-    fn normal(&mut self) -> f32 {
+    pub(super) fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.signed()).sum::<f64>() as f32
     }
 
-    fn row(&mut self, columns: usize) -> Vec<f32> {
+    pub(super) fn row(&mut self, columns: usize) -> Vec<f32> {
         (0..columns).map(|_| self.normal() * 0.03).collect()
     }
 }
@@ -36,7 +36,7 @@ fn formats() -> Vec<Format> {
 }
 
 /// A matrix of encoded rows.
-fn matrix(format: Format, table: [i8; 16], rows: &[Row], columns: usize) -> Matrix {
+pub(super) fn matrix(format: Format, table: [i8; 16], rows: &[Row], columns: usize) -> Matrix {
     let mut buffers = PlaneBuffers::new(format, rows.len(), columns);
     for (tile, rows) in buffers.tiles().iter_mut().zip(rows.chunks(TILE)) {
         rows.iter().enumerate().for_each(|(r, row)| tile.write(r, row));
@@ -46,7 +46,7 @@ fn matrix(format: Format, table: [i8; 16], rows: &[Row], columns: usize) -> Matr
 }
 
 /// Row `row` as real numbers.
-fn decoded(matrix: &Matrix, row: usize) -> Vec<f64> {
+pub(super) fn decoded(matrix: &Matrix, row: usize) -> Vec<f64> {
     let RowScale { m, shift } = matrix.row_scale(row);
     let unit = f64::from(m) / (0..shift).fold(1.0, |power, _| power * 2.0);
     let mut weights = Vec::new();
@@ -55,9 +55,14 @@ fn decoded(matrix: &Matrix, row: usize) -> Vec<f64> {
     weights.iter().map(|&w| f64::from(w) * unit).collect()
 }
 
+fn quantized(format: Format, values: &[f32], row: &mut Row) -> Result<(), usize> {
+    let guide = Guide::new(&Guidance::None, values.len(), &Pool::new(1));
+    quantize(&format, &N4_DEFAULT_TABLE, &guide, &[values.to_vec()], std::slice::from_mut(row))
+}
+
 fn encoded(format: Format, values: &[f32]) -> Row {
     let mut row = Row::default();
-    quantize(&format, &N4_DEFAULT_TABLE, values, &mut row).unwrap();
+    quantized(format, values, &mut row).unwrap();
     row
 }
 
@@ -73,7 +78,7 @@ fn the_list_of_formats_is_one_of_formats() {
     for name in QUANTIZED {
         assert!(Format::parse(name).is_some(), "{name}");
     }
-    assert_eq!(formats().len(), 2 + 4 * 8);
+    assert_eq!(formats().len(), 2 + 2 + 7 + 4 * (1 + 5 + 1 + 5 + 2 + 14));
 }
 
 #[test]
@@ -82,6 +87,8 @@ fn random_rows_are_reconstructed() {
     for format in formats() {
         // What a uniform grid of k bits loses on normal blocks of 32, twice over for longer blocks and short rows.
         let most = match (format.payload.max_code(), format.mode) {
+            (2 | 3 | 124, _) => 0.6,
+            (7, _) => 0.08,
             (15, _) => 2e-2,
             (31, _) => 5e-3,
             (63, _) => 1.2e-3,
@@ -91,6 +98,9 @@ fn random_rows_are_reconstructed() {
         for columns in [1, 31, 96, 200] {
             let values = random.row(columns);
             let error = error(format, &values);
+            // The first steps of a trellis have few paths.
+            let most =
+                if columns == 1 && matches!(format.payload.kind(), PayloadKind::Trellis(_)) { 1.1 } else { most };
             assert!(error < most, "{format} {columns}: {error}");
         }
     }
@@ -134,8 +144,8 @@ fn rows_without_size_are_zero_rows() {
 fn rows_beyond_the_constants_are_refused() {
     for format in formats() {
         let mut row = Row::default();
-        let fault = quantize(&format, &N4_DEFAULT_TABLE, &[f32::MAX, 1.0], &mut row);
-        assert_eq!(fault, Err(Unrepresentable), "{format}");
+        let fault = quantized(format, &[f32::MAX, 1.0], &mut row);
+        assert_eq!(fault, Err(0), "{format}");
     }
 }
 
@@ -152,8 +162,10 @@ fn extreme_rows_stay_in_range() {
             let row = encoded(format, values);
             let matrix = matrix(format, N4_DEFAULT_TABLE, &[row], 128);
             let largest = values.iter().fold(0.0, |largest: f64, &v| largest.max(f64::from(v).abs()));
+            let coarse = format.payload.max_code() < 15 || matches!(format.payload.kind(), PayloadKind::Trellis(_));
+            let most = if coarse { 2.0 * largest } else { largest / 6.0 };
             for (value, decoded) in values.iter().zip(decoded(&matrix, 0)) {
-                assert!((f64::from(*value) - decoded).abs() < largest / 6.0, "{format}: {value} {decoded}");
+                assert!((f64::from(*value) - decoded).abs() < most, "{format}: {value} {decoded}");
             }
         }
     }
@@ -162,7 +174,8 @@ fn extreme_rows_stay_in_range() {
 #[test]
 fn padding_is_what_the_format_says() {
     let mut random = Random(4);
-    for format in formats() {
+    // A trellis has no padding code: what its padding decodes to depends on the columns before it.
+    for format in formats().into_iter().filter(|format| !matches!(format.payload.kind(), PayloadKind::Trellis(_))) {
         let (rows, columns) = (17, 40);
         let encoded: Vec<Row> = (0..rows).map(|_| encoded(format, &random.row(columns))).collect();
         let matrix = matrix(format, N4_DEFAULT_TABLE, &encoded, columns);
@@ -192,7 +205,7 @@ fn padding_is_what_the_format_says() {
     }
 }
 
-const QUANTIZED_TYPES: [DType; 9] = [
+const QUANTIZED_TYPES: [DType; 16] = [
     DType::Q8_0,
     DType::Q4_0,
     DType::Q4_1,
@@ -202,7 +215,23 @@ const QUANTIZED_TYPES: [DType; 9] = [
     DType::Q5_K,
     DType::Q6_K,
     DType::IQ4_NL,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::IQ4_XS,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::MXFP4,
+    DType::NVFP4,
 ];
+
+/// What keeps the codes of one of ggml's types.
+fn transcription(dtype: DType) -> Transcription {
+    super::transcription(&dtype.grid().unwrap()).unwrap()
+}
+
+fn largest_code(grid: &Grid) -> u64 {
+    if grid.is_ternary() { 2 } else { (1 << grid.bits) - 1 }
+}
 
 /// A row of a type with random codes; `scale` and `offset` make those of a block from a number in −1 … 1.
 fn source_row(
@@ -212,29 +241,48 @@ fn source_row(
     let blocks = columns / grid.block;
     Blocks {
         grid,
-        codes: (0..columns).map(|_| (lowest + random.below((1 << grid.bits) - lowest)) as u8).collect(),
+        codes: (0..columns).map(|_| (lowest + random.below(largest_code(&grid) + 1 - lowest)) as u8).collect(),
         scale: (0..blocks).map(|_| scale(random.signed())).collect(),
-        offset: (0..if grid.offset { blocks } else { 0 }).map(|_| offset(random.signed())).collect(),
+        zero: Vec::new(),
+        offset: (0..if grid.shift == Shift::Offset { blocks } else { 0 }).map(|_| offset(random.signed())).collect(),
     }
 }
 
 fn transcribed(kept: &Transcription, blocks: &Blocks) -> Matrix {
     let mut row = Row::default();
-    transcribe(blocks, &mut row).unwrap();
+    transcribe(&kept.format, blocks, &mut row).unwrap();
     matrix(kept.format, kept.table, &[row], blocks.codes.len())
 }
 
 #[test]
 fn codes_of_sources_are_kept() {
     let mut random = Random(5);
-    let names = QUANTIZED_TYPES.map(|dtype| transcription(dtype).unwrap().format.to_string());
-    assert_eq!(names, ["U8b8", "U4b8", "U4z8", "U5b8", "U5z8", "U4z8", "U5z8", "U6b8/16", "N4b8"]);
-    assert_eq!(transcription(DType::IQ4_NL).unwrap().table, IQ4_NL_LEVELS);
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        assert_eq!(transcription(dtype), None);
-    }
+    let names = QUANTIZED_TYPES.map(|dtype| transcription(dtype).format.to_string());
+    assert_eq!(
+        names,
+        [
+            "U8b8",
+            "U4b8",
+            "U4z8",
+            "U5b8",
+            "U5z8",
+            "U4z8",
+            "U5z8",
+            "U6b8/16",
+            "N4b8",
+            "U2z8/16",
+            "U3b8/16",
+            "N4b8",
+            "T20b8/128",
+            "T20b8/128",
+            "N4b8",
+            "N4b8/16"
+        ]
+    );
+    assert_eq!(transcription(DType::IQ4_NL).table, IQ4_NL_LEVELS);
+    assert_eq!(transcription(DType::NVFP4).table, FP4_LEVELS);
     for dtype in QUANTIZED_TYPES {
-        let kept = transcription(dtype).unwrap();
+        let kept = transcription(dtype);
         let grid = dtype.grid().unwrap();
         let largest_code = (1 << grid.bits) - 1;
         // The second offset is so large that it, not the scales, decides the row unit.
@@ -245,7 +293,7 @@ fn codes_of_sources_are_kept() {
             let mut codes = [0; GROUP];
             for (k, real) in decoded(&matrix, 0).into_iter().enumerate() {
                 matrix.group_codes(0, k / GROUP, &mut codes);
-                let turned = grid.offset && blocks.scale[k / grid.block] < 0.0;
+                let turned = grid.shift == Shift::Offset && blocks.scale[k / grid.block] < 0.0;
                 let own = i16::from(blocks.codes[k]);
                 assert_eq!(codes[k % GROUP], if turned { largest_code - own } else { own }, "{dtype:?} {k}");
                 // Half a unit of the scale times the level, half a unit of the offset, and the 23 bits of the unit.
@@ -267,7 +315,7 @@ fn scales_that_are_multiples_of_the_unit_are_exact() {
     let grid = DType::Q4_0.grid().unwrap();
     let mut blocks = source_row(&mut Random(6), grid, 128, |x| x, |x| x);
     blocks.scale = vec![2.55, -1.0, 0.37, 0.0];
-    let matrix = transcribed(&transcription(DType::Q4_0).unwrap(), &blocks);
+    let matrix = transcribed(&transcription(DType::Q4_0), &blocks);
     let scales: Vec<i32> = (0..4).map(|block| matrix.block_scale(0, block).s).collect();
     assert_eq!(scales, [255, -100, 37, 0]);
 }
@@ -278,12 +326,12 @@ fn sources_without_size_are_zero_rows() {
         let grid = dtype.grid().unwrap();
         for size in [|_: f64| 0.0, |x: f64| x * 1e-40] {
             let blocks = source_row(&mut Random(7), grid, 256, size, size);
-            let matrix = transcribed(&transcription(dtype).unwrap(), &blocks);
+            let matrix = transcribed(&transcription(dtype), &blocks);
             assert_eq!(matrix.row_scale(0).word(), 0);
             assert!(matrix.planes.scale.as_ref().unwrap().bytes().iter().all(|&byte| byte == 0));
             let mut row = Row::default();
-            transcribe(&blocks, &mut row).unwrap();
-            assert!(row.codes.iter().all(|&code| code == padding_code(&transcription(dtype).unwrap().format)));
+            transcribe(&transcription(dtype).format, &blocks, &mut row).unwrap();
+            assert!(row.codes.iter().all(|&code| code == padding_code(&transcription(dtype).format)));
         }
     }
 }
@@ -293,9 +341,75 @@ fn constant_blocks_are_kept_by_their_offsets() {
     for dtype in [DType::Q4_1, DType::Q5_1, DType::Q4_K, DType::Q5_K] {
         let grid = dtype.grid().unwrap();
         let blocks = source_row(&mut Random(8), grid, 256, |_| 0.0, |x| x);
-        let matrix = transcribed(&transcription(dtype).unwrap(), &blocks);
+        let matrix = transcribed(&transcription(dtype), &blocks);
         for (k, real) in decoded(&matrix, 0).into_iter().enumerate() {
             assert!((real - blocks.weight(k)).abs() < 1e-4, "{dtype:?}");
         }
     }
+}
+
+#[test]
+fn scales_of_few_bits_stay_exact() {
+    // Powers of two that span 2^7, and floats of 4 bits whose least bit is at 2^-7 of the largest power.
+    for (dtype, scales) in [(DType::MXFP4, [0.25, 32.0, 0.5, 0.0]), (DType::NVFP4, [7.5, 0.4375, 4.0, 0.03125])] {
+        let grid = dtype.grid().unwrap();
+        let mut blocks = source_row(&mut Random(9), grid, 4 * grid.block, |x| x, |x| x);
+        blocks.scale = scales.to_vec();
+        let matrix = transcribed(&transcription(dtype), &blocks);
+        for (k, real) in decoded(&matrix, 0).into_iter().enumerate() {
+            assert_eq!(real.to_bits(), (blocks.weight(k) + 0.0).to_bits(), "{dtype:?} {k}");
+        }
+    }
+}
+
+#[test]
+fn one_scale_is_the_row_s() {
+    let grid = Grid { block: WHOLE_ROW, ..DType::TQ2_0.grid().unwrap() };
+    let kept = super::transcription(&grid).unwrap();
+    assert_eq!(kept.format.to_string(), "T20r");
+    let smallest = kept.in_format(Format::parse("T16r").unwrap()).unwrap();
+    for other in ["T20b8/128", "U8r", "U4b8"] {
+        assert_eq!(kept.in_format(Format::parse(other).unwrap()), None);
+    }
+    // Blocks of 256 of one magnitude, one of them negative, one without size.
+    let mut blocks = source_row(&mut Random(10), DType::TQ2_0.grid().unwrap(), 768, |x| x, |x| x);
+    blocks.scale = vec![0.75, -0.75, 0.0];
+    for kept in [kept, smallest] {
+        let matrix = transcribed(&kept, &blocks);
+        for (k, real) in decoded(&matrix, 0).into_iter().enumerate() {
+            assert_eq!(real.to_bits(), (blocks.weight(k) + 0.0).to_bits(), "{} {k}", kept.format);
+        }
+    }
+}
+
+#[test]
+fn zero_points_stay_zero() {
+    let mut random = Random(11);
+    for (bits, block, name) in [(4, 128, "U4z8/128"), (4, 32, "U4z8"), (2, 64, "U2z8/64"), (8, 128, "U8z8/128")] {
+        let grid = Grid { shift: Shift::ZeroPoint, ..Grid::symmetric(block, bits, 0) };
+        let kept = super::transcription(&grid).unwrap();
+        assert_eq!(kept.format.to_string(), name);
+        let mut blocks = source_row(&mut random, grid, 4 * block, |x| x.abs() * 0.01 + 0.001, |x| x);
+        blocks.zero = (0..4).map(|_| random.below((1 << bits) + 1) as i16).collect();
+        for k in (0..4 * block).step_by(3) {
+            blocks.codes[k] = blocks.zero[k / block].clamp(i16::from(bits == 8), (1 << bits) - 1) as u8;
+        }
+        let matrix = transcribed(&kept, &blocks);
+        for (k, real) in decoded(&matrix, 0).into_iter().enumerate() {
+            let weight = blocks.weight(k);
+            assert!((real - weight).abs() <= weight.abs() * 0.04, "{name} {k}: {real} for {weight}");
+        }
+    }
+}
+
+#[test]
+fn grids_without_a_format_are_requantized() {
+    for grid in [Grid::symmetric(24, 4, 8), Grid::symmetric(32, 7, 64)] {
+        assert_eq!(super::transcription(&grid), None);
+    }
+    let name = |block, bits| super::transcription(&Grid::symmetric(block, bits, 1 << (bits - 1))).unwrap().format;
+    assert_eq!(name(48, 4).to_string(), "U4b8/16");
+    assert_eq!(name(1024, 4).to_string(), "U4b8/128");
+    assert_eq!(name(WHOLE_ROW, 8).to_string(), "U8r");
+    assert_eq!(name(WHOLE_ROW, 4).to_string(), "U4r");
 }

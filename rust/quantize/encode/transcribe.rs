@@ -1,8 +1,9 @@
 //! Quantized sources: the codes are kept, block scales become integers.
-use super::row::{Row, Unrepresentable, ZERO};
+use super::row::{Row, Unrepresentable, padding_code};
 use crate::constants::round;
-use crate::import::{Blocks, DType, Levels};
-use intact_core::formats::{Format, N4_DEFAULT_TABLE, PAYLOADS, PayloadKind, ScaleMode};
+use crate::error::Error;
+use crate::import::{Blocks, Grid, Levels, Scales, Shift, Tensor, WHOLE_ROW};
+use intact_core::formats::{DEFAULT_BLOCK, Format, N4_DEFAULT_TABLE, PAYLOADS, PayloadKind, ScaleMode};
 
 /// What keeps a source's codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,84 +14,189 @@ pub struct Transcription {
     pub table: [i8; 16],
 }
 
-/// The format that keeps the codes of a quantized type; `None` for the others.
-#[must_use]
-pub fn transcription(dtype: DType) -> Option<Transcription> {
-    let grid = dtype.grid()?;
-    let (kind, table) = match (grid.levels, grid.bits) {
-        (Levels::Table(table), 4) => (PayloadKind::N4, *table),
-        (Levels::Linear { .. }, 4) => (PayloadKind::U4, N4_DEFAULT_TABLE),
-        (Levels::Linear { .. }, 5) => (PayloadKind::U5, N4_DEFAULT_TABLE),
-        (Levels::Linear { .. }, 6) => (PayloadKind::U6, N4_DEFAULT_TABLE),
-        (Levels::Linear { .. }, 8) => (PayloadKind::U8, N4_DEFAULT_TABLE),
-        _ => return None,
-    };
-    let payload = *PAYLOADS.iter().find(|payload| payload.kind() == kind)?;
-    let mode = if grid.offset { ScaleMode::Z8 } else { ScaleMode::B8 };
-    Some(Transcription { format: Format { payload, mode, block: grid.block }, table })
+impl Transcription {
+    /// The transcription to `format` in place of its own, where that keeps the codes too: ternary digits fit two
+    /// payloads.
+    #[must_use]
+    pub fn in_format(self, format: Format) -> Option<Self> {
+        let ternary = |format: Format| matches!(format.payload.kind(), PayloadKind::T16 | PayloadKind::T20);
+        let same = (self.format.mode, self.format.block) == (format.mode, format.block);
+        (self.format == format || same && ternary(self.format) && ternary(format)).then_some(Self { format, ..self })
+    }
 }
 
-/// Turns a source's row into one of the format that [`transcription`] gives for its type.
+/// The format that keeps a tensor's codes; `None` where its codes or its groups fit none. Rows of a ternary tensor are
+/// read, to see whether each has one scale.
+///
+/// # Errors
+/// As [`Tensor::row_blocks`], but `Access`.
+pub fn kept(tensor: &Tensor) -> Result<Option<Transcription>, Error> {
+    let Some(grid) = tensor.grid() else { return Ok(None) };
+    if grid.is_ternary() && grid.block != WHOLE_ROW {
+        let mut blocks = Blocks::default();
+        for row in 0..tensor.rows() {
+            match tensor.row_blocks(row, &mut blocks) {
+                // A row that only its values can be read of: who asks for its codes will be told.
+                Err(Error::Access { .. }) => return Ok(transcription(&grid)),
+                read => read?,
+            }
+            let mut sizes = blocks.scale.iter().map(|scale| scale.abs()).filter(|&size| size > 0.0);
+            let first = sizes.next();
+            if sizes.any(|size| Some(size) != first) {
+                return Ok(transcription(&grid));
+            }
+        }
+        return Ok(transcription(&Grid { block: WHOLE_ROW, ..grid }));
+    }
+    Ok(transcription(&grid))
+}
+
+/// The format that keeps the codes of a grid; `None` where there is none.
+#[must_use]
+pub fn transcription(grid: &Grid) -> Option<Transcription> {
+    let (kind, table) = match (grid.levels, grid.bits) {
+        (Levels::Table(table), 4) => (PayloadKind::N4, *table),
+        (Levels::Table(_), _) => return None,
+        (Levels::Linear { .. }, bits) => {
+            let kind = match bits {
+                2 if grid.is_ternary() => PayloadKind::T20,
+                2 => PayloadKind::U2,
+                3 => PayloadKind::U3,
+                4 => PayloadKind::U4,
+                5 => PayloadKind::U5,
+                6 => PayloadKind::U6,
+                8 => PayloadKind::U8,
+                _ => return None,
+            };
+            (kind, N4_DEFAULT_TABLE)
+        }
+    };
+    let payload = *PAYLOADS.iter().find(|payload| payload.kind() == kind)?;
+    let mode = match grid.shift {
+        Shift::Offset | Shift::ZeroPoint => ScaleMode::Z8,
+        Shift::None if grid.block == WHOLE_ROW => ScaleMode::R,
+        Shift::None => ScaleMode::B8,
+    };
+    let block = match mode {
+        ScaleMode::R => DEFAULT_BLOCK,
+        _ if grid.block == WHOLE_ROW => 128,
+        // Blocks of the format divide those of the source.
+        _ => *[128, 64, 32, 16].iter().find(|&&block| grid.block.is_multiple_of(block))?,
+    };
+    Some(Transcription { format: Format { payload, mode, block }, table })
+}
+
+/// Turns a source's row into one of the format that [`kept`] gives for its tensor. In U8, which does not use the code
+/// 0, it becomes 1.
 ///
 /// # Errors
 /// [`Unrepresentable`] for scales beyond the row constants.
-pub fn transcribe(blocks: &Blocks, row: &mut Row) -> Result<(), Unrepresentable> {
-    row.codes.clear();
-    row.codes.extend(blocks.codes.iter().map(|&code| i16::from(code)));
-    row.scales.clear();
-    row.offsets.clear();
-    let unit = if blocks.grid.offset { with_offsets(blocks, row) } else { without_offsets(blocks, row) };
+pub fn transcribe(format: &Format, blocks: &Blocks, row: &mut Row) -> Result<(), Unrepresentable> {
+    let columns = blocks.codes.len();
+    row.clear(format, columns);
+    let lowest = i16::from(format.payload.kind() == PayloadKind::U8);
+    for (to, &from) in row.codes.iter_mut().zip(&blocks.codes) {
+        *to = i16::from(from).max(lowest);
+    }
+    let unit = match format.mode {
+        ScaleMode::R => whole_row(format, blocks, row),
+        ScaleMode::B4 | ScaleMode::B8 => scales_alone(format, blocks, row),
+        ScaleMode::Z8 => with_offsets(format, blocks, row),
+    };
     if !row.set_unit(unit)? {
         // A row of zeros, whatever its codes.
-        let zero = match blocks.grid.levels {
-            Levels::Linear { .. } => 1 << (blocks.grid.bits - 1),
-            Levels::Table(_) => 0,
-        };
-        row.codes.fill(zero);
-        row.scales.fill(0);
-        row.offsets.fill(0);
-        row.constants = ZERO;
+        row.clear(format, columns);
     }
     Ok(())
 }
 
+/// The block of the source that block `block` of the format belongs to.
+fn origin(format: &Format, blocks: &Blocks, block: usize) -> usize {
+    block * format.block / blocks.grid.block
+}
+
+/// Mode r, in which all scales but those of 0 have one magnitude; returns U.
+fn whole_row(format: &Format, blocks: &Blocks, row: &mut Row) -> f64 {
+    let zero = padding_code(format);
+    let length = blocks.grid.block.min(row.codes.len().max(1));
+    for (codes, &scale) in row.codes.chunks_mut(length).zip(&blocks.scale) {
+        if scale == 0.0 {
+            codes.fill(zero);
+        } else if scale < 0.0 {
+            codes.iter_mut().for_each(|code| *code = 2 * zero - *code);
+        }
+    }
+    largest(&blocks.scale)
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()))
+}
+
 /// Mode b8; returns U.
-fn without_offsets(blocks: &Blocks, row: &mut Row) -> f64 {
-    let unit = blocks.scale.iter().fold(0.0, |largest: f64, scale| largest.max(scale.abs())) / 255.0;
-    let scale = |scale: &f64| if unit > 0.0 { round(scale / unit) as i32 } else { 0 };
-    row.scales.extend(blocks.scale.iter().map(scale));
-    row.offsets.resize(row.scales.len(), 0);
+fn scales_alone(format: &Format, blocks: &Blocks, row: &mut Row) -> f64 {
+    let largest = largest(&blocks.scale);
+    let unit = match blocks.grid.scales {
+        Scales::Real => largest / 255.0,
+        // A power of two, so that scales of few bits stay what they are: the largest becomes 128 to 255.
+        Scales::Minifloat => f64::from_bits(largest.to_bits() & !((1 << 52) - 1)) / 128.0,
+    };
+    if unit > 0.0 {
+        for (block, scale) in row.scales.iter_mut().enumerate() {
+            let from = blocks.scale.get(origin(format, blocks, block));
+            *scale = from.map_or(0, |scale| round(scale / unit) as i32);
+        }
+    }
     unit
 }
 
+/// A block of mode z8 in reals: a scale ≥ 0, and an offset or a zero point.
+struct Shifted {
+    scale: f64,
+    offset: f64,
+    zero: Option<i32>,
+}
+
 /// Mode z8; returns U.
-fn with_offsets(blocks: &Blocks, row: &mut Row) -> f64 {
-    let largest_code = (1 << blocks.grid.bits) - 1;
-    let umax = f64::from(largest_code);
-    let turned = |scale: f64, offset: f64| if scale < 0.0 { (-scale, offset + umax * scale) } else { (scale, offset) };
-    let pairs = || blocks.scale.iter().zip(&blocks.offset).map(|(&scale, &offset)| turned(scale, offset));
-    for (codes, scale) in row.codes.chunks_mut(blocks.grid.block).zip(&blocks.scale) {
-        if *scale < 0.0 {
-            codes.iter_mut().for_each(|code| *code = largest_code as i16 - *code);
+fn with_offsets(format: &Format, blocks: &Blocks, row: &mut Row) -> f64 {
+    // Codes of U8 are turned around 128, so that 0 stays unused.
+    let turn = (1 << blocks.grid.bits) - i32::from(blocks.grid.bits != 8);
+    let largest_code = format.payload.max_code();
+    let umax = f64::from(turn);
+    let shifted = |block: usize| {
+        let (scale, zero) = (blocks.scale[block], blocks.zero.get(block).map(|&zero| i32::from(zero)));
+        let offset = blocks.offset.get(block).copied().unwrap_or_else(|| -scale * f64::from(zero.unwrap_or(0)));
+        if scale < 0.0 {
+            Shifted { scale: -scale, offset: offset + umax * scale, zero: zero.map(|zero| turn - zero) }
+        } else {
+            Shifted { scale, offset, zero }
+        }
+    };
+    let length = blocks.grid.block.min(row.codes.len().max(1));
+    for (codes, &scale) in row.codes.chunks_mut(length).zip(&blocks.scale) {
+        if scale < 0.0 {
+            codes.iter_mut().for_each(|code| *code = turn as i16 - *code);
         }
     }
-    let mut unit: f64 = pairs().fold(0.0, |unit: f64, (scale, offset)| {
-        let end = umax * scale + offset;
-        unit.max(scale / 255.0).max(offset.abs() / 32767.0).max(end.abs() / 32767.0)
+    let mut unit: f64 = (0..blocks.scale.len()).map(shifted).fold(0.0, |unit: f64, block| {
+        let end = umax * block.scale + block.offset;
+        unit.max(block.scale / 255.0).max(block.offset.abs() / 32767.0).max(end.abs() / 32767.0)
     });
     if unit == 0.0 {
-        row.scales.resize(blocks.scale.len(), 0);
-        row.offsets.resize(blocks.scale.len(), 0);
         return unit;
     }
     loop {
-        row.scales.clear();
-        row.offsets.clear();
-        for (scale, offset) in pairs() {
-            row.scales.push(round(scale / unit) as i32);
-            row.offsets.push(round(offset / unit) as i32);
+        let mut fits = true;
+        for (block, (scale, offset)) in row.scales.iter_mut().zip(&mut row.offsets).enumerate() {
+            let origin = origin(format, blocks, block);
+            if origin < blocks.scale.len() {
+                let block = shifted(origin);
+                *scale = round(block.scale / unit) as i32;
+                *offset = block.zero.map_or_else(|| round(block.offset / unit) as i32, |zero| -zero * *scale);
+                fits &= within_range(*scale, *offset, largest_code);
+            }
         }
-        if row.scales.iter().zip(&row.offsets).all(|(&s, &z)| within_range(s, z, largest_code)) {
+        if fits {
             return unit;
         }
         unit = raised(unit);

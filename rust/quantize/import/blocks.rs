@@ -1,20 +1,24 @@
-//! ggml's block types: a row as integer codes and block scales.
+//! A row of a quantized source as integer codes and block scales.
 //!
-//! Every type stores `weight = scale · level(code) + offset`. With 11-bit scales, sub-scales of at most 8 bits and
-//! codes of at most 8, each of the two terms is exact in f64, and so is their sum: all are multiples of 2^-24 below
-//! 2^28. [`Blocks::weight`] is therefore the exact weight, and rounding it once to f32 gives what ggml's
-//! `dequantize_row_*` gives, in which every operation but the last is exact too.
-use super::tensor::DType;
+//! Every source stores `weight = scale · level(code) + offset` or `weight = scale · (code − zero)`. Scales have at most
+//! 24 bits and codes at most 8, and where there is an offset the two terms are multiples of 2^-24 below 2^28, so
+//! [`Blocks::weight`] is the exact weight in f64.
 
 /// The 16 levels of IQ4_NL.
 pub const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The 16 levels of MXFP4 and NVFP4: twice the values of the 4-bit float E2M1.
+pub const FP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// The length of a block that is its whole row.
+pub const WHOLE_ROW: usize = usize::MAX;
 
 /// What a code stands for, in units of its block's scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Levels {
     /// `code − zero`.
     Linear {
-        /// The code of level 0: 0 where the type stores an offset, half the range where it does not.
+        /// The code of level 0: 0 where blocks have offsets or zero points, otherwise the middle of the range.
         zero: u8,
     },
     /// `table[code]`.
@@ -31,20 +35,57 @@ impl Levels {
     }
 }
 
-/// How a quantized type spends its bits.
+/// What a block has beside its scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shift {
+    /// Nothing.
+    None,
+    /// A real offset, which is added.
+    Offset,
+    /// The integer code of weight 0.
+    ZeroPoint,
+}
+
+/// How fine scales are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scales {
+    /// Reals of 11 or more bits.
+    Real,
+    /// Floats of at most 4 significant bits.
+    Minifloat,
+}
+
+/// How a quantized source spends its bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// Columns that share a scale: 16 or 32.
+    /// Columns that share a scale, or [`WHOLE_ROW`].
     pub block: usize,
-    /// Bits of a code: 4, 5, 6 or 8.
+    /// Bits of a code, 2..=8.
     pub bits: u32,
     /// What a code stands for.
     pub levels: Levels,
-    /// Whether blocks have an offset.
-    pub offset: bool,
+    /// What a block has beside its scale.
+    pub shift: Shift,
+    /// How fine the scales are.
+    pub scales: Scales,
 }
 
-/// One row in its source's own codes: `weight[k] = scale[b] · level(codes[k]) + offset[b]`, `b = k / grid.block`.
+impl Grid {
+    /// Codes of levels around the code `zero` under real scales alone.
+    #[must_use]
+    pub fn symmetric(block: usize, bits: u32, zero: u8) -> Self {
+        Self { block, bits, levels: Levels::Linear { zero }, shift: Shift::None, scales: Scales::Real }
+    }
+
+    /// Whether codes are −1, 0 and 1.
+    #[must_use]
+    pub fn is_ternary(&self) -> bool {
+        self.bits == 2 && self.levels == Levels::Linear { zero: 1 }
+    }
+}
+
+/// One row in its source's own codes: `weight[k] = scale[b] · level(codes[k]) + offset[b]`, or
+/// `scale[b] · (codes[k] − zero[b])` where blocks have zero points; `b = k / grid.block`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blocks {
     /// The meaning of the codes.
@@ -55,13 +96,15 @@ pub struct Blocks {
     pub scale: Vec<f64>,
     /// One offset per block, exact and finite; empty where the grid has none.
     pub offset: Vec<f64>,
+    /// One zero point per block, 0 ..= 2^bits; empty where the grid has none.
+    pub zero: Vec<i16>,
 }
 
 /// An empty row, to be filled by [`super::Tensor::row_blocks`].
 impl Default for Blocks {
     fn default() -> Self {
-        let grid = Grid { block: 32, bits: 4, levels: Levels::Linear { zero: 8 }, offset: false };
-        Self { grid, codes: Vec::new(), scale: Vec::new(), offset: Vec::new() }
+        let grid = Grid::symmetric(32, 4, 8);
+        Self { grid, codes: Vec::new(), scale: Vec::new(), offset: Vec::new(), zero: Vec::new() }
     }
 }
 
@@ -69,110 +112,26 @@ impl Blocks {
     /// The exact weight of column `k`, which must be less than `codes.len()`.
     pub fn weight(&self, k: usize) -> f64 {
         let block = k / self.grid.block;
+        if let Some(&zero) = self.zero.get(block) {
+            return self.scale[block] * f64::from(i16::from(self.codes[k]) - zero);
+        }
         let scaled = self.scale[block] * f64::from(self.grid.levels.level(self.codes[k]));
         // Without an offset nothing is added: a zero level under a negative scale stays −0, as in ggml.
         self.offset.get(block).map_or(scaled, |offset| scaled + offset)
+    }
+
+    /// Empties the row.
+    pub(super) fn clear(&mut self) {
+        self.codes.clear();
+        self.scale.clear();
+        self.offset.clear();
+        self.zero.clear();
     }
 
     /// Whether all scales and offsets are finite.
     pub(super) fn is_finite(&self) -> bool {
         self.scale.iter().chain(&self.offset).all(|value| value.is_finite())
     }
-
-    /// Replaces codes, scales and offsets by those of a row of type `dtype`, whose grid is `self.grid`.
-    pub(super) fn decode(&mut self, dtype: DType, row: &[u8]) {
-        self.codes.clear();
-        self.scale.clear();
-        self.offset.clear();
-        for block in row.chunks_exact(dtype.block_bytes()) {
-            match dtype {
-                DType::F32 | DType::F16 | DType::BF16 => {}
-                DType::Q4_0 | DType::IQ4_NL => {
-                    self.scale.push(half(block, 0));
-                    self.nibbles(&block[2..18]);
-                }
-                DType::Q4_1 => {
-                    self.scale.push(half(block, 0));
-                    self.offset.push(half(block, 2));
-                    self.nibbles(&block[4..20]);
-                }
-                DType::Q5_0 => {
-                    self.scale.push(half(block, 0));
-                    self.nibbles(&block[6..22]);
-                    self.fifth_bits(&block[2..6]);
-                }
-                DType::Q5_1 => {
-                    self.scale.push(half(block, 0));
-                    self.offset.push(half(block, 2));
-                    self.nibbles(&block[8..24]);
-                    self.fifth_bits(&block[4..8]);
-                }
-                DType::Q8_0 => {
-                    self.scale.push(half(block, 0));
-                    self.codes.extend(block[2..34].iter().map(|&q| q ^ 0x80));
-                }
-                DType::Q4_K => {
-                    self.sub_scales(block);
-                    block[16..144].chunks_exact(32).for_each(|part| self.nibbles(part));
-                }
-                DType::Q5_K => {
-                    self.sub_scales(block);
-                    let begin = self.codes.len();
-                    block[48..176].chunks_exact(32).for_each(|part| self.nibbles(part));
-                    for (k, code) in self.codes[begin..].iter_mut().enumerate() {
-                        *code |= (block[16 + k % 32] >> (k / 32) & 1) << 4;
-                    }
-                }
-                DType::Q6_K => self.q6_k(block),
-            }
-        }
-    }
-
-    /// Two codes a byte: the low nibbles in order, then the high ones.
-    fn nibbles(&mut self, bytes: &[u8]) {
-        self.codes.extend(bytes.iter().map(|byte| byte & 15));
-        self.codes.extend(bytes.iter().map(|byte| byte >> 4));
-    }
-
-    /// Bit k of the four bytes is bit 4 of code k of the last 32.
-    fn fifth_bits(&mut self, bytes: &[u8]) {
-        let begin = self.codes.len() - 32;
-        for (k, code) in self.codes[begin..].iter_mut().enumerate() {
-            *code |= (bytes[k / 8] >> (k % 8) & 1) << 4;
-        }
-    }
-
-    /// The eight scales and offsets at the head of a Q4_K or Q5_K block: two halves, then 6-bit factors in 12 bytes.
-    fn sub_scales(&mut self, block: &[u8]) {
-        let (d, dmin, packed) = (half(block, 0), half(block, 2), &block[4..16]);
-        for s in 0..8 {
-            let (scale, min) = if s < 4 {
-                (packed[s] & 63, packed[s + 4] & 63)
-            } else {
-                (packed[s + 4] & 15 | packed[s - 4] >> 6 << 4, packed[s + 4] >> 4 | packed[s] >> 6 << 4)
-            };
-            self.scale.push(d * f64::from(scale));
-            self.offset.push(-(dmin * f64::from(min)));
-        }
-    }
-
-    /// 256 codes of 6 bits: low nibbles in 128 bytes, high pairs in 64; 16 signed scales; one half.
-    fn q6_k(&mut self, block: &[u8]) {
-        let d = half(block, 208);
-        self.scale.extend(block[192..208].iter().map(|&scale| d * f64::from(scale.cast_signed())));
-        for (low, high) in block[..128].chunks_exact(64).zip(block[128..192].chunks_exact(32)) {
-            self.codes.extend((0..128).map(|k| {
-                let nibble = low[k % 64] >> (k / 64 * 4) & 15;
-                let pair = high[k % 32] >> (k / 32 * 2) & 3;
-                nibble | pair << 4
-            }));
-        }
-    }
-}
-
-/// The IEEE half at byte `at`, exactly.
-fn half(bytes: &[u8], at: usize) -> f64 {
-    f64::from(f32_from_half(u16::from_le_bytes([bytes[at], bytes[at + 1]])))
 }
 
 /// An IEEE half as an f32, exactly; NaN stays NaN.

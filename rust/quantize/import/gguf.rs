@@ -151,7 +151,9 @@ impl<'a> Header<'a> {
             remedy,
         };
         let dtype = dtype(code).map_err(|found| {
-            unsupported(found, "use F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K or IQ4_NL")
+            let remedy = "use F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0, \
+                          MXFP4 or NVFP4";
+            unsupported(found, remedy)
         })?;
         if shape.len() > 2 {
             return Err(unsupported(format!("the shape {shape:?}"), "use a model of matrices and vectors"));
@@ -209,16 +211,21 @@ fn dtype(code: u32) -> Result<DType, String> {
         6 => DType::Q5_0,
         7 => DType::Q5_1,
         8 => DType::Q8_0,
+        10 => DType::Q2_K,
+        11 => DType::Q3_K,
         12 => DType::Q4_K,
         13 => DType::Q5_K,
         14 => DType::Q6_K,
         20 => DType::IQ4_NL,
+        23 => DType::IQ4_XS,
         30 => DType::BF16,
+        34 => DType::TQ1_0,
+        35 => DType::TQ2_0,
+        39 => DType::MXFP4,
+        40 => DType::NVFP4,
         _ => {
-            const OTHERS: [(u32, &str); 21] = [
+            const OTHERS: [(u32, &str); 14] = [
                 (9, "Q8_1"),
-                (10, "Q2_K"),
-                (11, "Q3_K"),
                 (15, "Q8_K"),
                 (16, "IQ2_XXS"),
                 (17, "IQ2_XS"),
@@ -226,17 +233,12 @@ fn dtype(code: u32) -> Result<DType, String> {
                 (19, "IQ1_S"),
                 (21, "IQ3_S"),
                 (22, "IQ2_S"),
-                (23, "IQ4_XS"),
                 (24, "I8"),
                 (25, "I16"),
                 (26, "I32"),
                 (27, "I64"),
                 (28, "F64"),
                 (29, "IQ1_M"),
-                (34, "TQ1_0"),
-                (35, "TQ2_0"),
-                (39, "MXFP4"),
-                (40, "NVFP4"),
             ];
             let name = OTHERS.iter().find(|(other, _)| *other == code).map_or("not one of ggml's", |(_, name)| name);
             return Err(format!("element type {code} ({name})"));

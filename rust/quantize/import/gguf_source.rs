@@ -151,5 +151,6 @@ fn tensor(file: &File, info: &TensorInfo, parameters: &Hyperparameters) -> Resul
         file: Arc::clone(&file.mapped),
         range: info.range.clone(),
         order,
+        derived: None,
     })
 }

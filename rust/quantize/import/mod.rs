@@ -1,16 +1,24 @@
 //! Reading checkpoints: GGUF files and Hugging Face safetensors directories.
 //!
 //! Whatever the container, a [`Source`] speaks Hugging Face: its configuration, its tensor names, its row order.
+mod bitnet;
 mod blocks;
+mod compressed;
+mod derived;
+mod ggml;
 mod gguf;
 mod gguf_config;
 mod gguf_meta;
 mod gguf_names;
 mod gguf_source;
+mod gptq;
+mod packed;
+mod quantized;
 mod safetensors;
+mod stored;
 mod tensor;
 
-pub use blocks::{Blocks, Grid, IQ4_NL_LEVELS, Levels};
+pub use blocks::{Blocks, FP4_LEVELS, Grid, IQ4_NL_LEVELS, Levels, Scales, Shift, WHOLE_ROW};
 pub use gguf::{Gguf, TensorInfo};
 pub use gguf_meta::{Array, Meta, Scalars, Strings};
 pub use tensor::{DType, Tensor};

@@ -1,8 +1,10 @@
 //! A Hugging Face directory of safetensors files as a [`Source`].
-use super::tensor::{DType, Mapped, RowOrder, Tensor};
+use super::quantized;
+use super::stored::{Parts, Stored};
+use super::tensor::Mapped;
 use super::{Source, TOKENIZER_FILES, TokenizerFiles};
-use crate::error::{Error, quoted, tensor_field};
-use ::safetensors::{Dtype, SafeTensors};
+use crate::error::{Error, tensor_field};
+use ::safetensors::SafeTensors;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -47,16 +49,15 @@ pub(super) fn from_bytes(directory: &Path, config: Map<String, Value>, tensors: 
 }
 
 fn source(
-    directory: &Path, config: Map<String, Value>, tensors: impl FnOnce() -> Result<BTreeMap<String, Tensor>, Error>,
+    directory: &Path, config: Map<String, Value>, tensors: impl FnOnce() -> Result<BTreeMap<String, Stored>, Error>,
     text_files: BTreeMap<String, PathBuf>,
 ) -> Result<Source, Error> {
     let config_path = directory.join(CONFIG);
-    if let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) {
-        let method =
-            quantization.get("quant_method").and_then(Value::as_str).map_or("an unnamed method".into(), quoted);
-        return Err(Error::AlreadyQuantized { path: config_path, method });
-    }
-    let mut tensors = tensors()?;
+    let parts = Parts::new(tensors()?);
+    let mut tensors = match config.get("quantization_config").filter(|value| !value.is_null()) {
+        None => parts.floats()?,
+        Some(quantization) => quantized::tensors(&config_path, quantization, parts)?,
+    };
     match config.get("tie_word_embeddings") {
         // Some checkpoints hold the tied matrix twice; the configuration decides.
         Some(Value::Bool(true)) => drop(tensors.remove("lm_head.weight")),
@@ -73,7 +74,7 @@ fn source(
 }
 
 /// The tensors of all files that the index names; index and files must agree exactly.
-fn indexed_tensors(directory: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
+fn indexed_tensors(directory: &Path) -> Result<BTreeMap<String, Stored>, Error> {
     let path = directory.join(INDEX);
     let malformed = |name: &str, problem: &str| {
         let field = format!("weight_map, {}", tensor_field(name));
@@ -113,7 +114,7 @@ fn is_plain(file: &str) -> bool {
 }
 
 /// The tensors of one file.
-fn file_tensors(file: Mapped) -> Result<BTreeMap<String, Tensor>, Error> {
+fn file_tensors(file: Mapped) -> Result<BTreeMap<String, Stored>, Error> {
     let file = Arc::new(file);
     let path = &file.path;
     let malformed = |problem: String| {
@@ -129,31 +130,15 @@ fn file_tensors(file: Mapped) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut tensors = BTreeMap::new();
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
-        let unsupported = |found: String, remedy| Error::Unsupported {
-            path: path.to_owned(),
-            field: tensor_field(&name),
-            found,
-            remedy,
-        };
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => return Err(unsupported(format!("element type {other:?}"), "store it as F32, F16 or BF16")),
-        };
-        if !(1..=2).contains(&info.shape.len()) || info.shape.contains(&0) {
-            return Err(unsupported(format!("the shape {:?}", info.shape), "use a model of matrices and vectors"));
-        }
-        let tensor = Tensor {
-            shape: info.shape.clone(),
-            dtype,
+        let stored = Stored {
             name: name.clone(),
+            dtype: info.dtype,
+            shape: info.shape.clone(),
             file: Arc::clone(&file),
             // `read_metadata` has proved that the range lies in the file and has the size of shape and type.
             range: data + info.data_offsets.0..data + info.data_offsets.1,
-            order: RowOrder::Same,
         };
-        tensors.insert(name, tensor);
+        tensors.insert(name, stored);
     }
     Ok(tensors)
 }

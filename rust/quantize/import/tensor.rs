@@ -1,6 +1,8 @@
 //! A named tensor inside a mapped file, read row by row.
-use super::blocks::{Blocks, Grid, IQ4_NL_LEVELS, Levels, f32_from_half};
-use crate::error::Error;
+use super::blocks::{Blocks, FP4_LEVELS, Grid, IQ4_NL_LEVELS, Levels, Scales, Shift, f32_from_half};
+use super::derived::Derived;
+use super::packed::Fault;
+use crate::error::{Error, tensor_field};
 use std::fmt;
 use std::fs::File;
 use std::ops::{Deref, Range};
@@ -35,21 +37,45 @@ pub enum DType {
     Q6_K,
     /// 4 bits, table of 16 levels, blocks of 32.
     IQ4_NL,
+    /// 2 bits, blocks of 16 with offset in groups of 256.
+    Q2_K,
+    /// 3 bits, blocks of 16 in groups of 256.
+    Q3_K,
+    /// 4 bits, table of 16 levels, blocks of 32 in groups of 256.
+    IQ4_XS,
+    /// Ternary digits, five a byte, blocks of 256.
+    TQ1_0,
+    /// Ternary digits of 2 bits, blocks of 256.
+    TQ2_0,
+    /// 4-bit floats, blocks of 32 whose scale is a power of two.
+    MXFP4,
+    /// 4-bit floats, blocks of 16 whose scale is an 8-bit float, in groups of 64.
+    NVFP4,
+    /// Integer codes in one tensor of a safetensors file, scales in another.
+    Packed,
 }
 
 impl DType {
+    /// Whether elements are floats of their own, without scales.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
     /// Columns in the smallest unit of storage; the columns of a matrix are a multiple of it.
     pub fn block_columns(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL => 32,
-            Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
+            Self::F32 | Self::F16 | Self::BF16 | Self::Packed => 1,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL | Self::MXFP4 => 32,
+            Self::NVFP4 => 64,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
+            Self::IQ4_XS | Self::TQ1_0 | Self::TQ2_0 => 256,
         }
     }
 
-    /// Bytes in the smallest unit of storage.
+    /// Bytes in the smallest unit of storage; of a packed tensor, of a code at most.
     pub fn block_bytes(self) -> usize {
         match self {
+            Self::Packed => 1,
             Self::F16 | Self::BF16 => 2,
             Self::F32 => 4,
             Self::Q4_0 | Self::IQ4_NL => 18,
@@ -60,25 +86,37 @@ impl DType {
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
+            Self::MXFP4 => 17,
+            Self::NVFP4 => 36,
+            Self::TQ1_0 => 54,
+            Self::TQ2_0 => 66,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
+            Self::IQ4_XS => 136,
         }
     }
 
-    /// The grid of a quantized type; `None` for F32, F16 and BF16.
+    /// The grid of one of ggml's quantized types; `None` for the others.
     pub fn grid(self) -> Option<Grid> {
-        let linear = |block, bits, offset| {
-            let zero = if offset { 0 } else { 1_u8 << (bits - 1) };
-            Some(Grid { block, bits, levels: Levels::Linear { zero }, offset })
-        };
-        match self {
-            Self::F32 | Self::F16 | Self::BF16 => None,
-            Self::Q4_0 => linear(32, 4, false),
-            Self::Q5_0 => linear(32, 5, false),
-            Self::Q8_0 => linear(32, 8, false),
-            Self::Q6_K => linear(16, 6, false),
-            Self::Q4_1 | Self::Q4_K => linear(32, 4, true),
-            Self::Q5_1 | Self::Q5_K => linear(32, 5, true),
-            Self::IQ4_NL => Some(Grid { block: 32, bits: 4, levels: Levels::Table(&IQ4_NL_LEVELS), offset: false }),
-        }
+        let middle = |block, bits| Grid::symmetric(block, bits, 1_u8 << (bits - 1));
+        let offset = |block, bits| Grid { shift: Shift::Offset, ..Grid::symmetric(block, bits, 0) };
+        let table = |levels| Grid { levels: Levels::Table(levels), ..Grid::symmetric(32, 4, 0) };
+        let fp4 = |block| Grid { block, scales: Scales::Minifloat, ..table(&FP4_LEVELS) };
+        Some(match self {
+            Self::F32 | Self::F16 | Self::BF16 | Self::Packed => return None,
+            Self::Q4_0 => middle(32, 4),
+            Self::Q5_0 => middle(32, 5),
+            Self::Q8_0 => middle(32, 8),
+            Self::Q3_K => middle(16, 3),
+            Self::Q6_K => middle(16, 6),
+            Self::Q2_K => offset(16, 2),
+            Self::Q4_1 | Self::Q4_K => offset(32, 4),
+            Self::Q5_1 | Self::Q5_K => offset(32, 5),
+            Self::IQ4_NL | Self::IQ4_XS => table(&IQ4_NL_LEVELS),
+            Self::TQ1_0 | Self::TQ2_0 => Grid::symmetric(256, 2, 1),
+            Self::MXFP4 => fp4(32),
+            Self::NVFP4 => fp4(16),
+        })
     }
 
     /// Bytes of `elements` elements that come in rows of `columns`; `None` where the columns are no whole number of
@@ -167,6 +205,8 @@ pub struct Tensor {
     /// Proved to lie in `file` and to have the size that `shape` and `dtype` give.
     pub(super) range: Range<usize>,
     pub(super) order: RowOrder,
+    /// What the elements are made of, where the type is [`DType::Packed`] and only there.
+    pub(super) derived: Option<Arc<Derived>>,
 }
 
 impl Tensor {
@@ -180,18 +220,35 @@ impl Tensor {
         self.shape[self.shape.len() - 1]
     }
 
+    /// The meaning of the codes of a row; `None` for floats, for vectors, and where groups of columns that share a scale
+    /// do not lie together.
+    pub fn grid(&self) -> Option<Grid> {
+        match &self.derived {
+            _ if self.shape.len() != 2 => None,
+            Some(derived) => derived.grid(),
+            None => self.dtype.grid(),
+        }
+    }
+
     /// Row `row` as f32, into `out` of length [`Tensor::columns`].
     ///
     /// F16 and BF16 are widened exactly. A quantized weight is its exact value rounded once to nearest, ties to
     /// even, which is bit for bit what ggml's `dequantize_row_*` returns.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Access`] for a row or length that does not exist.
+    /// [`Error::NotFinite`] for a NaN or an infinity, [`Error::Malformed`] for a scale or code of a packed tensor that means nothing, [`Error::Access`] for a row or length that does not exist.
     pub fn row_f32(&self, row: usize, out: &mut [f32]) -> Result<(), Error> {
         let bytes = self.row_bytes(row)?;
         if out.len() != self.columns() {
             let problem = format!("a row of {} elements was asked for, it has {}", out.len(), self.columns());
             return Err(self.access(problem, "pass a slice of that length"));
+        }
+        if let Some(derived) = &self.derived {
+            match &**derived {
+                Derived::Packed(packed) => packed.values(row, out).map_err(|fault| self.fault(row, fault))?,
+                Derived::Ternarised(ternarised) => ternarised.values(row, out)?,
+            }
+            return if out.iter().all(|value| value.is_finite()) { Ok(()) } else { Err(self.not_finite(row)) };
         }
         let vector = self.shape.len() == 1;
         let place = |k| if vector { self.order.stored(k) } else { k };
@@ -222,16 +279,33 @@ impl Tensor {
     /// Row `row` in its own codes, which replace the content of `out`. Quantized types only.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a scale that is not finite. [`Error::Access`] for a type without codes, a row that
-    /// does not exist, and a Q8_0 row with the code −128: ggml writes −127..=127, and no integer format has a 256th
-    /// level; [`Tensor::row_f32`] reads such a row.
+    /// [`Error::NotFinite`] for a scale that is not finite, [`Error::Malformed`] for a bad one of a packed tensor.
+    /// [`Error::Access`] for a tensor without [`Tensor::grid`], a row that does not exist, a Q8_0 row with the code −128
+    /// and a TQ2_0 row with the code 3: ggml writes −127..=127 and 0..=2, and no integer format has another level;
+    /// [`Tensor::row_f32`] reads such a row.
     pub fn row_blocks(&self, row: usize, out: &mut Blocks) -> Result<(), Error> {
         if self.shape.len() != 2 {
             return Err(self.access(format!("it has the shape {:?}, not that of a matrix", self.shape), USE_VALUES));
         }
-        self.decode(row, self.row_bytes(row)?, out)?;
-        if self.dtype == DType::Q8_0 && out.codes.contains(&0) {
-            let problem = format!("row {row} holds the Q8_0 code -128, which ggml never writes");
+        let bytes = self.row_bytes(row)?;
+        match self.derived.as_deref() {
+            None => {}
+            Some(Derived::Ternarised(ternarised)) => return ternarised.decode(row, out),
+            Some(Derived::Packed(packed)) if packed.in_blocks() => {
+                return packed.decode(row, out).map_err(|fault| self.fault(row, fault));
+            }
+            Some(Derived::Packed(_)) => {
+                return Err(self.access("columns that share a scale lie apart".to_owned(), USE_VALUES));
+            }
+        }
+        self.decode(row, bytes, out)?;
+        let (unwritten, shown) = match self.dtype {
+            DType::Q8_0 => (0, "-128"),
+            DType::TQ2_0 => (3, "3"),
+            _ => return Ok(()),
+        };
+        if out.codes.contains(&unwritten) {
+            let problem = format!("row {row} holds the {:?} code {shown}, which ggml never writes", self.dtype);
             return Err(self.access(problem, "quantize its real values instead of keeping its codes"));
         }
         Ok(())
@@ -258,6 +332,9 @@ impl Tensor {
             let problem = format!("row {row} was asked for, it has {}", self.rows());
             return Err(self.access(problem, "ask for a row that exists"));
         }
+        if self.derived.is_some() {
+            return Ok(&[]);
+        }
         let size = self.range.len() / self.rows();
         let stored = if self.shape.len() == 2 { self.order.stored(row) } else { row };
         let begin = self.range.start + stored * size;
@@ -270,6 +347,11 @@ impl Tensor {
         out.grid = self.dtype.grid().ok_or_else(no_codes)?;
         out.decode(self.dtype, bytes);
         if out.is_finite() { Ok(()) } else { Err(self.not_finite(row)) }
+    }
+
+    fn fault(&self, row: usize, fault: Fault) -> Error {
+        let (path, field) = (self.file.path.clone(), tensor_field(&self.name));
+        Error::Malformed { path, field, problem: format!("row {row}: {}", fault.problem()) }
     }
 
     fn not_finite(&self, row: usize) -> Error {

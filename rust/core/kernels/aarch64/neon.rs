@@ -4,8 +4,7 @@ use super::{neon_attention, neon_ops};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
-use crate::kernels::simd::lanes::{Lanes, TileDot};
-use crate::kernels::simd::tile::{Tile, Tokens};
+use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::aarch64::*;
@@ -57,7 +56,7 @@ pub(super) trait Products {
     /// [`Lanes::dot`].
     unsafe fn dot<P: Codes, const N: usize>(codes: &[int32x4_t; 8], from: usize, x: *const i8) -> int32x4_t;
     /// [`Lanes::run`].
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
+    unsafe fn run<J: Job>(job: J);
 }
 
 /// Lines of 128 bits, a quarter of the rows of a tile.
@@ -150,6 +149,18 @@ impl<M: Products> Lanes for Neon<M> {
     }
 
     #[inline(always)]
+    unsafe fn shl32(a: int32x4_t, n: u32) -> int32x4_t {
+        // SAFETY: the caller has NEON.
+        unsafe { vshlq_s32(a, vdupq_n_s32(n as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shr32(a: int32x4_t, n: u32) -> int32x4_t {
+        // SAFETY: the caller has NEON.
+        unsafe { vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(n as i32)))) }
+    }
+
+    #[inline(always)]
     unsafe fn lookup(table: int32x4_t, index: int32x4_t) -> int32x4_t {
         // SAFETY: the caller has NEON.
         unsafe { vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(index))) }
@@ -192,6 +203,12 @@ impl<M: Products> Lanes for Neon<M> {
     }
 
     #[inline(always)]
+    unsafe fn mul_rounded16(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: the caller has NEON.
+        unsafe { vreinterpretq_s32_s16(vqrdmulhq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b))) }
+    }
+
+    #[inline(always)]
     unsafe fn negate(v: int32x4_t, rows: u32) -> int32x4_t {
         // SAFETY: the caller has NEON; 4 lanes are readable.
         unsafe {
@@ -219,6 +236,12 @@ impl<M: Products> Lanes for Neon<M> {
     }
 
     #[inline(always)]
+    unsafe fn merge(low: int32x4_t, high: int32x4_t) -> int32x4_t {
+        // SAFETY: the caller has NEON.
+        unsafe { vbslq_s32(vdupq_n_u32(0xFFFF), low, high) }
+    }
+
+    #[inline(always)]
     unsafe fn pairs(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
         // SAFETY: the caller has NEON.
         unsafe {
@@ -234,9 +257,9 @@ impl<M: Products> Lanes for Neon<M> {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller's promise.
-        unsafe { M::run::<K>(tile, tokens, out) }
+        unsafe { M::run(job) }
     }
 }
 
@@ -269,16 +292,16 @@ impl Products for Widening {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has NEON.
-        unsafe { run::<K>(tile, tokens, out) }
+        unsafe { run(job) }
     }
 }
 
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[target_feature(enable = "neon")]
-unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn run<J: Job>(job: J) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Neon<Widening>>(tile, tokens, out) }
+    unsafe { job.run::<Neon<Widening>>() }
 }

@@ -4,8 +4,7 @@ use super::neon::{self, Neon, Products};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
-use crate::kernels::simd::lanes::TileDot;
-use crate::kernels::simd::tile::{Tile, Tokens};
+use crate::kernels::simd::lanes::Job;
 use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::aarch64::*;
@@ -49,18 +48,18 @@ impl Products for Sdot {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has the extension.
-        unsafe { run::<K>(tile, tokens, out) }
+        unsafe { run(job) }
     }
 }
 
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn run<J: Job>(job: J) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Neon<Sdot>>(tile, tokens, out) }
+    unsafe { job.run::<Neon<Sdot>>() }
 }
 
 /// `acc` plus, in each lane, the products of its four codes with the four bytes of lane `I` of `x`.

@@ -10,6 +10,10 @@ pub(in crate::kernels) trait Codes {
     const ZERO: i16;
     /// Whether mode z8 takes the payload.
     const OFFSET: bool = true;
+    /// Whether mode b4 takes the payload.
+    const NIBBLES: bool = false;
+    /// Whether its words are those of a [`Stage`](super::staged::Stage).
+    const STAGED: bool = false;
     /// Steps whose products with i8 add up in i16 without overflow: `2 · steps · max code · 128 < 2^15`. Codes above
     /// 127 have 1, as signed bytes.
     const STEPS_16: usize;
@@ -23,7 +27,7 @@ pub(in crate::kernels) trait Codes {
 }
 
 /// Bytes from one word of a group to the next.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Low nibbles, then high nibbles.
 ///
@@ -43,6 +47,35 @@ unsafe fn nibbles<L: Lanes>(words: *const u8) -> [L::Line; 8] {
             i += 1;
         }
         steps
+    }
+}
+
+/// [`Codes`] of T20.
+pub(super) struct T20;
+
+impl Codes for T20 {
+    const WORDS: usize = 2;
+    const ZERO: i16 = 1;
+    const OFFSET: bool = false;
+    const NIBBLES: bool = true;
+    const STEPS_16: usize = 63;
+
+    #[inline(always)]
+    unsafe fn steps<L: Lanes>(words: *const u8, _table: L::Line) -> [L::Line; 8] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (mask, even, odd) = (L::splat8(3), L::load(words), L::load(words.add(LINE)));
+            [
+                L::and(even, mask),
+                L::and(odd, mask),
+                L::and(L::shr16::<2>(even), mask),
+                L::and(L::shr16::<2>(odd), mask),
+                L::and(L::shr16::<4>(even), mask),
+                L::and(L::shr16::<4>(odd), mask),
+                L::and(L::shr16::<6>(even), mask),
+                L::and(L::shr16::<6>(odd), mask),
+            ]
+        }
     }
 }
 

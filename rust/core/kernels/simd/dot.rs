@@ -5,8 +5,9 @@
 //! (minus the zero level times the scale, where none is stored), a group adds `s·dot + z·X + z'·X'`.
 
 use super::codes::{self, Codes};
-use super::lanes::{Lanes, TileDot};
-use super::scales::{B8, GroupScale, Part, R, Scales, Z8, zero_level};
+use super::lanes::{Job, Lanes};
+use super::scales::{B4, B8, GroupScale, Part, R, Scales, Z8, zero_level};
+use super::staged::{Stage, Staged};
 use super::tile::{Tile, Tokens};
 use super::unrolled;
 use super::wide::Wide;
@@ -175,16 +176,25 @@ impl<const T: usize> Inputs<T> {
     }
 }
 
-/// The kernel of payload `P` in mode `S` with activations `I`, for at most `T` tokens, `T` of which it computes.
-struct Narrow<P, S, I, const T: usize>(PhantomData<(P, S, I)>);
+/// What a kernel for one tile is given: the tokens of `out` are its tokens.
+pub(super) struct Call<'a> {
+    pub(super) tile: &'a Tile<'a>,
+    pub(super) tokens: Tokens<'a>,
+    pub(super) out: &'a mut Sums,
+}
 
-impl<P: Codes, S: Scales, I: Input, const T: usize> TileDot for Narrow<P, S, I, T> {
+/// The kernel of payload `P` in mode `S` with activations `I`, for at most `T` tokens, `T` of which it computes.
+struct Narrow<'a, P, S, I, const T: usize>(Call<'a>, PhantomData<(P, S, I)>);
+
+impl<P: Codes, S: Scales, I: Input, const T: usize> Job for Narrow<'_, P, S, I, T> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-        let x = Inputs::<T>::new(tokens, out.len());
+    unsafe fn run<L: Lanes>(self) {
+        let Call { tile, tokens, out } = self.0;
+        let x = Inputs::<T>::new(&tokens, out.len());
         // SAFETY: the caller's promise; groups are below `tile.groups`.
         unsafe {
             let table = L::table(&tile.table_bytes(L::SIGNED));
+            let mut stage = Stage::new();
             let mut row = 0;
             while row < TILE {
                 let part = Part { tile, row };
@@ -192,7 +202,8 @@ impl<P: Codes, S: Scales, I: Input, const T: usize> TileDot for Narrow<P, S, I, 
                 let mut group = 0;
                 while group < tile.groups {
                     let end = tile.groups.min(group + I::CHUNK);
-                    let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, table, &x);
+                    stage.fill::<L, P>(part, group..end);
+                    let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, &stage, table, &x);
                     totals.add::<L, I>(&chunk);
                     group = end;
                 }
@@ -203,13 +214,13 @@ impl<P: Codes, S: Scales, I: Input, const T: usize> TileDot for Narrow<P, S, I, 
     }
 }
 
-/// Sums over the groups `groups`.
+/// Sums over the groups `groups`, whose codes are in `stage` where `P` is staged.
 ///
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[inline(always)]
 unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
-    part: Part<'_>, groups: Range<usize>, table: L::Line, x: &Inputs<T>,
+    part: Part<'_>, groups: Range<usize>, stage: &Stage<L::Line>, table: L::Line, x: &Inputs<T>,
 ) -> Accumulators<L::Line, T> {
     // SAFETY: the caller's promise; columns of a group are below `x.padded`.
     unsafe {
@@ -219,7 +230,7 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
             if part.tile.streamed && part.row == 0 {
                 part.prefetch::<L, P, S>(group);
             }
-            let codes = P::steps::<L>(part.words(group, P::WORDS), table);
+            let codes = P::steps::<L>(stage.words::<P>(part, group), table);
             let scale = S::group::<L, P>(part, group);
             unrolled!(J < T, {
                 let mut plane = 0;
@@ -276,26 +287,27 @@ pub(in crate::kernels) unsafe fn dot<L: Lanes>(
 ) {
     let mode = (matrix.format.mode, matrix.format.block < GROUP);
     let sums = &mut sums[..tokens.len()];
-    let call = (&Tile::new(matrix, tile), Tokens::new(matrix, x, tokens), sums);
+    let call = Call { tile: &Tile::new(matrix, tile), tokens: Tokens::new(matrix, x, tokens), out: sums };
     // SAFETY: the caller's promise; the tile and its input have just been checked.
     unsafe {
         match matrix.format.payload.kind() {
+            PayloadKind::T20 => by_mode::<L, codes::T20>(call, mode),
             PayloadKind::U4 => by_mode::<L, codes::U4>(call, mode),
             PayloadKind::U5 => by_mode::<L, codes::U5>(call, mode),
             PayloadKind::U6 => by_mode::<L, codes::U6>(call, mode),
             PayloadKind::U8 => by_mode::<L, codes::U8>(call, mode),
             PayloadKind::N4 => by_mode::<L, codes::N4>(call, mode),
-            PayloadKind::W16 => match call.1.activation() {
-                Activation::A8 => run(call, [L::run::<Wide<A8, 1>>, L::run::<Wide<A8, BLOCK>>]),
-                Activation::A8b { .. } => run(call, [L::run::<Wide<A8b, 1>>, L::run::<Wide<A8b, BLOCK>>]),
-                Activation::A16 => run(call, [L::run::<Wide<A16, 1>>, L::run::<Wide<A16, BLOCK>>]),
+            PayloadKind::T16 | PayloadKind::U2 | PayloadKind::U3 | PayloadKind::Trellis(_) => {
+                by_mode::<L, Staged>(call, mode);
+            }
+            PayloadKind::W16 => match call.tokens.activation() {
+                Activation::A8 => run(call, [wide::<L, A8, 1>, wide::<L, A8, BLOCK>]),
+                Activation::A8b { .. } => run(call, [wide::<L, A8b, 1>, wide::<L, A8b, BLOCK>]),
+                Activation::A16 => run(call, [wide::<L, A16, 1>, wide::<L, A16, BLOCK>]),
             },
         }
     }
 }
-
-/// What the dot slot is called with.
-type Call<'a> = (&'a Tile<'a>, Tokens<'a>, &'a mut Sums);
 
 /// # Safety
 /// As for [`dot`].
@@ -304,11 +316,13 @@ unsafe fn by_mode<L: Lanes, P: Codes>(call: Call<'_>, mode: (ScaleMode, bool)) {
     unsafe {
         match mode {
             (ScaleMode::R, _) => by_activation::<L, P, R>(call),
+            (ScaleMode::B4, false) if P::NIBBLES => by_activation::<L, P, B4<false>>(call),
+            (ScaleMode::B4, true) if P::NIBBLES => by_activation::<L, P, B4<true>>(call),
             (ScaleMode::B8, false) => by_activation::<L, P, B8<false>>(call),
             (ScaleMode::B8, true) => by_activation::<L, P, B8<true>>(call),
             (ScaleMode::Z8, false) if P::OFFSET => by_activation::<L, P, Z8<false>>(call),
             (ScaleMode::Z8, true) if P::OFFSET => by_activation::<L, P, Z8<true>>(call),
-            (ScaleMode::Z8, _) => panic!("a payload without mode z8"),
+            (ScaleMode::B4 | ScaleMode::Z8, _) => panic!("a payload without mode {}", mode.0.name()),
         }
     }
 }
@@ -318,11 +332,11 @@ unsafe fn by_mode<L: Lanes, P: Codes>(call: Call<'_>, mode: (ScaleMode, bool)) {
 unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
-        match call.1.activation() {
+        match call.tokens.activation() {
             Activation::A8 => by_tokens::<L, P, S, A8>(call),
             Activation::A8b { .. } => by_tokens::<L, P, S, A8b>(call),
             Activation::A16 => {
-                if call.2.len() < PANEL || !L::panel::<P, S>(call.0, &call.1, call.2) {
+                if call.out.len() < PANEL || !L::panel::<P, S>(call.tile, &call.tokens, call.out) {
                     by_tokens::<L, P, S, A16>(call);
                 }
             }
@@ -334,7 +348,21 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
 /// As for [`dot`].
 unsafe fn by_tokens<L: Lanes, P: Codes, S: Scales, I: Input>(call: Call<'_>) {
     // SAFETY: the caller's promise.
-    unsafe { run(call, [L::run::<Narrow<P, S, I, 1>>, L::run::<Narrow<P, S, I, BLOCK>>]) }
+    unsafe { run(call, [narrow::<L, P, S, I, 1>, narrow::<L, P, S, I, BLOCK>]) }
+}
+
+/// # Safety
+/// As for [`dot`].
+unsafe fn narrow<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(call: Call<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { L::run(Narrow::<P, S, I, T>(call, PhantomData)) }
+}
+
+/// # Safety
+/// As for [`dot`].
+unsafe fn wide<L: Lanes, I: Input, const T: usize>(call: Call<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { L::run(Wide::<I, T>(call, PhantomData)) }
 }
 
 /// Tokens that share the decoding of a group; the sums of both planes of more do not fit the registers of any set.
@@ -346,10 +374,11 @@ const PANEL: usize = 32;
 ///
 /// # Safety
 /// As for [`dot`].
-unsafe fn run((tile, tokens, sums): Call<'_>, [one, block]: [unsafe fn(&Tile<'_>, &Tokens<'_>, &mut Sums); 2]) {
-    for (i, sums) in sums.chunks_mut(BLOCK).enumerate() {
-        let (tile, tokens) = (Tile { streamed: i == 0, ..*tile }, tokens.skip(i * BLOCK));
+unsafe fn run(call: Call<'_>, [one, block]: [unsafe fn(Call<'_>); 2]) {
+    for (i, out) in call.out.chunks_mut(BLOCK).enumerate() {
+        let kernel = if out.len() == 1 { one } else { block };
+        let tile = &Tile { streamed: i == 0, ..*call.tile };
         // SAFETY: the caller's promise.
-        unsafe { if sums.len() == 1 { one(&tile, &tokens, sums) } else { block(&tile, &tokens, sums) } }
+        unsafe { kernel(Call { tile, tokens: call.tokens.skip(i * BLOCK), out }) }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::codes::Codes;
 use super::scales::Scales;
+use super::staged::Spread;
 use super::tile::{Tile, Tokens};
 use crate::kernels::Sums;
 
@@ -44,6 +45,10 @@ pub(in crate::kernels) trait Lanes: Sized {
     unsafe fn shl16<const N: u32>(a: Self::Line) -> Self::Line;
     /// u16 shifted right.
     unsafe fn shr16<const N: u32>(a: Self::Line) -> Self::Line;
+    /// i32 shifted left by `n` < 32.
+    unsafe fn shl32(a: Self::Line, n: u32) -> Self::Line;
+    /// u32 shifted right by `n` < 32.
+    unsafe fn shr32(a: Self::Line, n: u32) -> Self::Line;
     /// Table lookup with byte indices below 16.
     unsafe fn lookup(table: Self::Line, index: Self::Line) -> Self::Line;
     /// A table for [`Lanes::lookup`].
@@ -59,6 +64,8 @@ pub(in crate::kernels) trait Lanes: Sized {
     unsafe fn add16(a: Self::Line, b: Self::Line) -> Self::Line;
     /// i16 product, wrapping.
     unsafe fn mul16(a: Self::Line, b: Self::Line) -> Self::Line;
+    /// i16 product over 2^15, rounded half up, of factors of which one is not -2^15.
+    unsafe fn mul_rounded16(a: Self::Line, b: Self::Line) -> Self::Line;
     /// The i32 lanes whose bit of `rows` is set, negated.
     unsafe fn negate(v: Self::Line, rows: u32) -> Self::Line;
     /// Each lane's low i16, in both halves.
@@ -67,6 +74,9 @@ pub(in crate::kernels) trait Lanes: Sized {
     unsafe fn high_twice(v: Self::Line) -> Self::Line;
     /// The low i16 of `low` and, above it, that of `high`.
     unsafe fn join(low: Self::Line, high: Self::Line) -> Self::Line;
+
+    /// The low i16 of `low` and the high i16 of `high`.
+    unsafe fn merge(low: Self::Line, high: Self::Line) -> Self::Line;
 
     /// `acc + a.low · b.low + a.high · b.high` in i16 halves, wrapping, for a `b` that is the same in every lane.
     unsafe fn pairs(acc: Self::Line, a: Self::Line, b: Self::Line) -> Self::Line;
@@ -79,15 +89,20 @@ pub(in crate::kernels) trait Lanes: Sized {
         false
     }
 
-    /// Runs `K` with the instructions enabled.
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
+    /// [`Spread`] for a trellis of so many bits per step, where the set has a way of its own; `false` where not.
+    unsafe fn trellis(_spread: &Spread<'_>, _bits: u32) -> bool {
+        false
+    }
+
+    /// Runs `job` with the instructions enabled.
+    unsafe fn run<J: Job>(job: J);
 }
 
-/// A kernel for one tile: sums with the tokens of `out`.
-pub(in crate::kernels) trait TileDot {
-    /// Runs it; to be inlined where the instructions of `L` are enabled.
+/// Work that is written over lanes.
+pub(in crate::kernels) trait Job {
+    /// Does it; to be inlined where the instructions of `L` are enabled.
     ///
     /// # Safety
-    /// As for [`Lanes`]; the codes, sums and scales of the tokens cover the tile's groups.
-    unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
+    /// As for [`Lanes`], and what the job asks for.
+    unsafe fn run<L: Lanes>(self);
 }

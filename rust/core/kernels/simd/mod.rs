@@ -4,6 +4,7 @@ pub(super) mod codes;
 pub(super) mod dot;
 pub(super) mod lanes;
 pub(super) mod scales;
+pub(super) mod staged;
 pub(super) mod tile;
 pub(super) mod wide;
 

@@ -1,6 +1,6 @@
 //! Scale modes: what turns the dot product of a block's codes into its weights' share.
 
-use super::codes::Codes;
+use super::codes::{Codes, LINE};
 use super::lanes::Lanes;
 use super::tile::Tile;
 use crate::formats::TILE;
@@ -31,6 +31,8 @@ pub(in crate::kernels) trait Scales {
     const HALVES: bool;
     /// Whether the offset is stored.
     const OFFSET: bool;
+    /// Whether two scales share a byte.
+    const NIBBLES: bool = false;
 
     /// The scales of group `group`.
     ///
@@ -59,15 +61,43 @@ impl Scales for R {
     }
 }
 
-/// Magnitudes of the scales of block `block`.
+/// The bytes of the scale plane of block `block`, or of pair `block` of blocks in mode b4.
 ///
 /// # Safety
 /// As for [`Scales::group`].
 #[inline(always)]
 unsafe fn magnitudes<L: Lanes>(part: Part<'_>, block: usize) -> L::Line {
     debug_assert!((block + 1) * TILE <= part.tile.scale.len());
-    // SAFETY: `scale` holds 16 bytes of every block of the tile's groups.
+    // SAFETY: `scale` holds 16 bytes of every block, or pair of them, of the tile's groups.
     unsafe { L::load_bytes(part.tile.scale.as_ptr().add(block * TILE + part.row)) }
+}
+
+/// Mode b4, with blocks of 16 or longer ones.
+pub(super) struct B4<const HALVES: bool>;
+
+impl<const HALVES: bool> Scales for B4<HALVES> {
+    const SCALED: bool = true;
+    const HALVES: bool = HALVES;
+    const OFFSET: bool = false;
+    const NIBBLES: bool = true;
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes, P: Codes>(part: Part<'_>, group: usize) -> GroupScale<L::Line> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (mask, minus) = (L::splat(15), L::splat16(-zero_level::<L, P>()));
+            if HALVES {
+                let pair = magnitudes::<L>(part, group);
+                let s = [L::and(pair, mask), L::shr32(pair, 4)];
+                GroupScale { s, z: L::mul16(L::join(s[0], s[1]), minus) }
+            } else {
+                let block = group >> part.tile.block_shift;
+                let pair = magnitudes::<L>(part, block / 2);
+                let s = L::and(L::shr32(pair, 4 * (block as u32 % 2)), mask);
+                GroupScale { s: [s; 2], z: L::mul16(L::low_twice(s), minus) }
+            }
+        }
+    }
 }
 
 /// Mode b8, with blocks of 16 or longer ones.
@@ -154,7 +184,7 @@ impl Part<'_> {
         unsafe { self.tile.offset.as_ptr().add(pair * 4 * TILE + 4 * self.row) }
     }
 
-    /// The codes of a group, as [`Codes::steps`] takes them.
+    /// The words of a group, for a payload that has `words` for each.
     ///
     /// # Safety
     /// `group` is below the tile's groups.
@@ -172,21 +202,23 @@ impl Part<'_> {
     #[inline(always)]
     pub(super) unsafe fn prefetch<L: Lanes, P: Codes, S: Scales>(self, group: usize) {
         let tile = self.tile;
-        let ahead = PREFETCH / (P::WORDS * 64);
         // SAFETY: a prefetch may name any address.
         unsafe {
-            let words = tile.payload.as_ptr().wrapping_add((group + ahead) * P::WORDS * 64);
-            let mut i = 0;
-            while i < P::WORDS {
-                L::prefetch(words.wrapping_add(64 * i));
-                i += 1;
+            if !P::STAGED {
+                let words = tile.payload.as_ptr().wrapping_add((group + tile.ahead) * P::WORDS * LINE);
+                let mut i = 0;
+                while i < P::WORDS {
+                    L::prefetch(words.wrapping_add(LINE * i));
+                    i += 1;
+                }
             }
             if S::SCALED {
-                let block = ((group + ahead) << u32::from(S::HALVES)) >> tile.block_shift;
-                L::prefetch(tile.scale.as_ptr().wrapping_add(block * 16));
+                let block = ((group + tile.ahead) << u32::from(S::HALVES)) >> tile.block_shift;
+                let scale = if S::NIBBLES { block / 2 } else { block };
+                L::prefetch(tile.scale.as_ptr().wrapping_add(scale * TILE));
                 if S::OFFSET {
-                    L::prefetch(tile.offset.as_ptr().wrapping_add(block / 2 * 64));
-                } else {
+                    L::prefetch(tile.offset.as_ptr().wrapping_add(block / 2 * LINE));
+                } else if !S::NIBBLES {
                     L::prefetch(tile.sign.as_ptr().wrapping_add(block * 2));
                 }
             }

@@ -1,7 +1,8 @@
 //! What a dot kernel reads: the planes of one tile and the codes of a few tokens, with their lengths proved once.
 
+use super::scales::PREFETCH;
 use crate::activations::{Activations, Shape, TokenCodes};
-use crate::formats::{GROUP, ScaleMode, TILE};
+use crate::formats::{GROUP, PayloadKind, ScaleMode, TILE};
 use crate::matrix::{Activation, Matrix};
 use crate::storage::Plane;
 use core::ops::Range;
@@ -9,20 +10,26 @@ use core::ops::Range;
 /// The planes of one tile of 16 rows, cut to its own bytes; a plane that the format lacks is empty.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Tile<'a> {
-    /// `groups` times the payload's words, a line of 64 bytes each.
+    /// The payload's words, a line of 64 bytes each.
     pub(super) payload: &'a [u8],
-    /// 16 bytes per block.
+    /// 16 bytes per block, or per pair of blocks in mode b4.
     pub(super) scale: &'a [u8],
     /// 2 bytes per block.
     pub(super) sign: &'a [u8],
     /// A line of 64 bytes per pair of blocks.
     pub(super) offset: &'a [u8],
+    /// How codes are stored.
+    pub(super) kind: PayloadKind,
+    /// Whether weights are scaled from unsigned codes, without their zero level.
+    pub(super) unsigned: bool,
     /// Levels of N4.
     pub(super) table: [i8; 16],
     /// Groups of 32 columns.
     pub(in crate::kernels) groups: usize,
     /// log2 of the groups in a block, 0 for blocks of 16 and 32.
     pub(super) block_shift: u32,
+    /// Groups from one to that which is to be asked for while it is multiplied.
+    pub(super) ahead: usize,
     /// Whether its bytes come from memory, not from a cache: whether to ask for what follows them.
     pub(super) streamed: bool,
 }
@@ -36,6 +43,7 @@ impl<'a> Tile<'a> {
         let (format, planes) = (&matrix.format, &matrix.planes);
         assert!(matches!(format.block, 16 | 32 | 64 | 128), "{}: blocks of {}", matrix.name, format.block);
         let (groups, blocks) = (matrix.groups(), format.blocks(matrix.columns));
+        let payload = matrix.tile_payload(tile);
         let cut = |plane: &'a Plane, len: usize| &plane.bytes()[tile * len..][..len];
         let block_plane = |present: bool, plane: &'a Option<Plane>, len: usize| match plane {
             Some(plane) if present => cut(plane, len),
@@ -45,13 +53,36 @@ impl<'a> Tile<'a> {
             }
         };
         Self {
-            payload: cut(&planes.payload, groups * format.payload.words() * 4 * TILE),
-            scale: block_plane(format.mode != ScaleMode::R, &planes.scale, blocks * TILE),
+            payload,
+            scale: block_plane(format.mode != ScaleMode::R, &planes.scale, format.tile_scales(blocks)),
             sign: block_plane(format.mode == ScaleMode::B8, &planes.sign, blocks * TILE / 8),
             offset: block_plane(format.mode == ScaleMode::Z8, &planes.offset, blocks.div_ceil(2) * 4 * TILE),
+            kind: format.payload.kind(),
+            unsigned: format.mode == ScaleMode::Z8,
             table: matrix.table,
             groups,
             block_shift: (format.block / GROUP).max(1).trailing_zeros(),
+            ahead: PREFETCH * groups / payload.len().max(1),
+            streamed: true,
+        }
+    }
+}
+
+#[cfg(test)]
+impl<'a> Tile<'a> {
+    /// A tile of nothing but codes.
+    pub(in crate::kernels) fn of_payload(payload: &'a [u8], groups: usize) -> Self {
+        Self {
+            payload,
+            scale: &[],
+            sign: &[],
+            offset: &[],
+            kind: PayloadKind::U8,
+            unsigned: false,
+            table: [0; 16],
+            groups,
+            block_shift: 0,
+            ahead: 0,
             streamed: true,
         }
     }

@@ -1,12 +1,11 @@
 //! The dot kernel of W16: i16 weights times activations extended to i16.
 
-use super::dot::{Accumulators, Input, SECTION, Totals};
-use super::lanes::{Lanes, TileDot};
+use super::dot::{Accumulators, Call, Input, SECTION, Totals};
+use super::lanes::{Job, Lanes};
 use super::scales::PREFETCH;
-use super::tile::{Tile, Tokens};
+use super::tile::Tile;
 use crate::activations::TokenCodes;
 use crate::formats::{GROUP, TILE};
-use crate::kernels::Sums;
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -17,11 +16,12 @@ const WORDS: usize = GROUP / 2;
 type Section = [[i16; SECTION * GROUP]; 2];
 
 /// The kernel with activations `I`, for at most `T` tokens, `T` of which it computes.
-pub(super) struct Wide<I, const T: usize>(PhantomData<I>);
+pub(super) struct Wide<'a, I, const T: usize>(pub(super) Call<'a>, pub(super) PhantomData<I>);
 
-impl<I: Input, const T: usize> TileDot for Wide<I, T> {
+impl<I: Input, const T: usize> Job for Wide<'_, I, T> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<L: Lanes>(self) {
+        let Call { tile, tokens, out } = self.0;
         let count = out.len();
         assert!(0 < count && count <= T);
         let mut x = [[[0; SECTION * GROUP]; 2]; T];
@@ -70,7 +70,7 @@ impl<I: Input, const T: usize> TileDot for Wide<I, T> {
 /// The sums of the products of group `group`, which is group `at` of the section in `x`.
 ///
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[inline(always)]
 unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
     tile: &Tile<'_>, row: usize, group: usize, x: &[Section; T], at: usize,

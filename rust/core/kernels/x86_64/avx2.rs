@@ -3,8 +3,7 @@
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
-use crate::kernels::simd::lanes::{Lanes, TileDot};
-use crate::kernels::simd::tile::{Tile, Tokens};
+use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::{KernelSet, Sums};
 use crate::matrix::Matrix;
 use core::arch::x86_64::*;
@@ -34,7 +33,7 @@ pub(super) trait Products {
     /// [`Lanes::dot`].
     unsafe fn dot<P: Codes, const N: usize>(codes: &[__m256i; 8], from: usize, x: *const i8) -> __m256i;
     /// [`Lanes::run`].
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
+    unsafe fn run<J: Job>(job: J);
 }
 
 /// Lines of 256 bits, half of the rows of a tile.
@@ -124,6 +123,18 @@ impl<M: Products> Lanes for Ymm<M> {
     }
 
     #[inline(always)]
+    unsafe fn shl32(a: __m256i, n: u32) -> __m256i {
+        // SAFETY: the caller has AVX2.
+        unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shr32(a: __m256i, n: u32) -> __m256i {
+        // SAFETY: the caller has AVX2.
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
     unsafe fn lookup(table: __m256i, index: __m256i) -> __m256i {
         // SAFETY: the caller has AVX2.
         unsafe { _mm256_shuffle_epi8(table, index) }
@@ -166,6 +177,12 @@ impl<M: Products> Lanes for Ymm<M> {
     }
 
     #[inline(always)]
+    unsafe fn mul_rounded16(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the caller has AVX2.
+        unsafe { _mm256_mulhrs_epi16(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn negate(v: __m256i, rows: u32) -> __m256i {
         // SAFETY: the caller has AVX2.
         unsafe {
@@ -194,6 +211,12 @@ impl<M: Products> Lanes for Ymm<M> {
     }
 
     #[inline(always)]
+    unsafe fn merge(low: __m256i, high: __m256i) -> __m256i {
+        // SAFETY: the caller has AVX2.
+        unsafe { _mm256_blend_epi16::<0xAA>(low, high) }
+    }
+
+    #[inline(always)]
     unsafe fn pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: the caller has AVX2.
         unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
@@ -206,9 +229,9 @@ impl<M: Products> Lanes for Ymm<M> {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller's promise.
-        unsafe { M::run::<K>(tile, tokens, out) }
+        unsafe { M::run(job) }
     }
 }
 
@@ -249,16 +272,16 @@ impl Products for Maddubs {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has AVX2.
-        unsafe { run::<K>(tile, tokens, out) }
+        unsafe { run(job) }
     }
 }
 
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[target_feature(enable = "avx2")]
-unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn run<J: Job>(job: J) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Ymm<Maddubs>>(tile, tokens, out) }
+    unsafe { job.run::<Ymm<Maddubs>>() }
 }

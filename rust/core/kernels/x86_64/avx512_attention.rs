@@ -70,20 +70,21 @@ impl Block<'_> {
         }
     }
 
-    /// Asks for the codes of its positions: they come from memory, in pieces too short for the CPU to foresee.
+    /// Asks for the codes of its positions, for the second-level cache: more of its lines than of the first can be on
+    /// their way at once, which is what the time goes into where a context is long.
     #[inline]
     fn prefetch<T>(&self, codes: &[T], width: usize) {
         let bytes = self.len * width * size_of::<T>();
         let start = codes.as_ptr().wrapping_add(self.at * width).cast::<i8>();
         for line in (0..bytes).step_by(64) {
             // SAFETY: a prefetch may name any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line)) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line)) };
         }
     }
 }
 
 /// Blocks from one that is read to the one that is asked for.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 /// What a query has gathered about the positions that it sees.
 #[derive(Clone, Copy)]
@@ -131,14 +132,18 @@ pub(super) fn attention(
                 Keys::I16(keys) => block.prefetch(keys, width),
             }
         }
-        transpose(block, width, &mut panel[..steps]);
+        match block.len {
+            LANES => transpose::<true>(block, width, &mut panel[..steps]),
+            _ => transpose::<false>(block, width, &mut panel[..steps]),
+        }
         let mut first = 0;
         while first < queries.len() {
             let rest = (&codes[first * steps..], steps, width.div_ceil(2));
             let out = &mut scores[first * count + i..];
             first += match queries.len() - first {
                 1 => products::<1>(rest, panel, out, count),
-                2 | 3 => products::<2>(rest, panel, out, count),
+                2 => products::<2>(rest, panel, out, count),
+                3 => products::<3>(rest, panel, out, count),
                 4..=7 => products::<4>(rest, panel, out, count),
                 _ => products::<8>(rest, panel, out, count),
             };
@@ -159,7 +164,10 @@ pub(super) fn attention(
                 if let Some(block) = blocks.get(start + i + AHEAD) {
                     block.prefetch(block.run.values, width);
                 }
-                interleave(block, width, column, lines);
+                match block.len {
+                    LANES => interleave::<true>(block, width, column, lines),
+                    _ => interleave::<false>(block, width, column, lines),
+                }
             }
             let values = &panel[..some.len() * VALUE_LINES];
             let each = scores.chunks_exact(count).zip(sums.chunks_exact_mut(VALUE_LINES / 2));
@@ -192,21 +200,24 @@ fn load(line: &Line) -> __m512i {
     unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
 }
 
-/// Line k of `panel` is dword k, that is two codes, of the keys of sixteen positions.
+/// Line k of `panel` is dword k, that is two codes, of the keys of sixteen positions; `FULL` where the block has all.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn transpose(block: &Block<'_>, width: usize, panel: &mut [Line]) {
+fn transpose<const FULL: bool>(block: &Block<'_>, width: usize, panel: &mut [Line]) {
     for (i, lines) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let columns = STEP.min(width - i * STEP);
         let mask: __mmask32 = if columns == STEP { !0 } else { (1 << columns) - 1 };
         let mut rows = [_mm512_setzero_si512(); LANES];
-        for (r, row) in rows[..block.len].iter_mut().enumerate() {
+        for (r, row) in rows.iter_mut().enumerate() {
+            let mask = if FULL || r < block.len { mask } else { 0 };
             let first = (block.at + r) * width + i * STEP;
             // SAFETY: the run holds `width` codes of every position, as `blocks` has proved; masked lanes are not read.
             *row = unsafe {
                 match block.run.keys {
-                    Keys::I8(keys) => _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, keys.as_ptr().add(first))),
-                    Keys::I16(keys) => _mm512_maskz_loadu_epi16(mask, keys.as_ptr().add(first)),
+                    Keys::I8(keys) => {
+                        _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, keys.as_ptr().wrapping_add(first)))
+                    }
+                    Keys::I16(keys) => _mm512_maskz_loadu_epi16(mask, keys.as_ptr().wrapping_add(first)),
                 }
             };
         }
@@ -315,15 +326,14 @@ fn weights(query: &Query<'_>, blocks: &[Block<'_>], scores: &mut [Line], seen: &
 /// 16n + 4k + j of positions 4i…4i + 3.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn interleave(block: &Block<'_>, width: usize, column: usize, lines: &mut [Line]) {
+fn interleave<const FULL: bool>(block: &Block<'_>, width: usize, column: usize, lines: &mut [Line]) {
     let columns = COLUMNS.min(width - column);
     let mask: __mmask64 = if columns == COLUMNS { !0 } else { (1 << columns) - 1 };
     let row = |r: usize| -> __m512i {
-        if r >= block.len {
-            return _mm512_setzero_si512();
-        }
+        let mask = if FULL || r < block.len { mask } else { 0 };
+        let first = block.run.values.as_ptr().wrapping_add((block.at + r) * width + column);
         // SAFETY: the run holds `width` values of every position, as `blocks` has proved; masked lanes are not read.
-        unsafe { _mm512_maskz_loadu_epi8(mask, block.run.values.as_ptr().add((block.at + r) * width + column)) }
+        unsafe { _mm512_maskz_loadu_epi8(mask, first) }
     };
     for (i, lines) in lines.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let [v0, v1, v2, v3] = [row(4 * i), row(4 * i + 1), row(4 * i + 2), row(4 * i + 3)];

@@ -8,6 +8,7 @@ use crate::kernels::Sums;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::lanes::Lanes;
 use crate::kernels::simd::scales::{Part, Scales};
+use crate::kernels::simd::staged::Stage;
 use crate::kernels::simd::tile::{Tile, Tokens};
 use core::arch::x86_64::*;
 
@@ -80,12 +81,15 @@ unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, first: usize, panel: &mut
     let later = _mm512_add_epi8(bytes, _mm512_set1_epi32(0x0002_0002));
     panel.groups = GROUPS.min(tile.groups - first);
     panel.chunk = 2;
+    let mut stage = Stage::new();
+    // SAFETY: the caller's promise.
+    unsafe { stage.fill::<Avx512, P>(part, first..first + panel.groups) };
     let mut before = _mm512_setzero_si512();
     for (i, lines) in panel.lines.as_chunks_mut::<LINES>().0[..panel.groups].iter_mut().enumerate() {
         // SAFETY: the caller's promise.
         let (codes, scale) = unsafe {
             let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
-            (P::steps::<Avx512>(part.words(first + i, P::WORDS), table), S::group::<Avx512, P>(part, first + i))
+            (P::steps::<Avx512>(stage.words::<P>(part, first + i), table), S::group::<Avx512, P>(part, first + i))
         };
         let mut size = _mm512_setzero_si512();
         for (j, &codes) in codes.iter().enumerate() {

@@ -1,11 +1,12 @@
 //! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
 
-use super::{avx512_attention, avx512_ops, avx512_panel};
+use super::{avx512_attention, avx512_ops, avx512_panel, avx512_trellis};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
-use crate::kernels::simd::lanes::{Lanes, TileDot};
+use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::simd::scales::Scales;
+use crate::kernels::simd::staged::Spread;
 use crate::kernels::simd::tile::{Tile, Tokens};
 use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
@@ -40,7 +41,7 @@ pub(super) const SET: KernelSet = KernelSet {
         },
     },
     available,
-    needs: "AVX-512 F, BW, DQ, VL and VNNI",
+    needs: "AVX-512 F, BW, DQ, VL and VNNI; VBMI and VBMI2 make it faster",
 };
 
 fn available() -> bool {
@@ -143,6 +144,18 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn shl32(a: __m512i, n: u32) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shr32(a: __m512i, n: u32) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
     unsafe fn lookup(table: __m512i, index: __m512i) -> __m512i {
         // SAFETY: the caller has AVX-512.
         unsafe { _mm512_shuffle_epi8(table, index) }
@@ -185,6 +198,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn mul_rounded16(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mulhrs_epi16(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn negate(v: __m512i, rows: u32) -> __m512i {
         // SAFETY: the caller has AVX-512.
         unsafe { _mm512_mask_sub_epi32(v, rows as __mmask16, _mm512_setzero_si512(), v) }
@@ -206,6 +225,12 @@ impl Lanes for Avx512 {
     unsafe fn join(low: __m512i, high: __m512i) -> __m512i {
         // SAFETY: the caller has AVX-512.
         unsafe { _mm512_mask_blend_epi16(0xAAAA_AAAA, low, _mm512_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn merge(low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_mask_blend_epi16(0xAAAA_AAAA, low, high) }
     }
 
     #[inline(always)]
@@ -237,16 +262,26 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn trellis(spread: &Spread<'_>, bits: u32) -> bool {
+        let available = avx512_trellis::available();
+        if available {
+            // SAFETY: the instructions are there.
+            unsafe { avx512_trellis::spread(spread, bits) }
+        }
+        available
+    }
+
+    #[inline(always)]
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has AVX-512 VNNI.
-        unsafe { run::<K>(tile, tokens, out) }
+        unsafe { run(job) }
     }
 }
 
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn run<J: Job>(job: J) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Avx512>(tile, tokens, out) }
+    unsafe { job.run::<Avx512>() }
 }

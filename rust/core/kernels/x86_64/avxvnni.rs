@@ -7,8 +7,7 @@ use super::avx2::{self, Products, Ymm};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
-use crate::kernels::simd::lanes::TileDot;
-use crate::kernels::simd::tile::{Tile, Tokens};
+use crate::kernels::simd::lanes::Job;
 use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::x86_64::*;
@@ -52,7 +51,7 @@ trait Encoding {
     /// `acc` plus, in each lane, the products of four u8 and four i8, wrapping.
     unsafe fn dpbusd(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
     /// [`Products::run`].
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums);
+    unsafe fn run<J: Job>(job: J);
 }
 
 /// Sums of products in one instruction.
@@ -77,9 +76,9 @@ impl<E: Encoding> Products for Vnni<E> {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller's promise.
-        unsafe { E::run::<K>(tile, tokens, out) }
+        unsafe { E::run(job) }
     }
 }
 
@@ -94,18 +93,18 @@ impl Encoding for Vex {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has AVX2 and AVX-VNNI.
-        unsafe { run_vex::<K>(tile, tokens, out) }
+        unsafe { run_vex(job) }
     }
 }
 
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[target_feature(enable = "avx2,avxvnni")]
-unsafe fn run_vex<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn run_vex<J: Job>(job: J) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Ymm<Vnni<Vex>>>(tile, tokens, out) }
+    unsafe { job.run::<Ymm<Vnni<Vex>>>() }
 }
 
 /// AVX-512 VL with VNNI.
@@ -119,16 +118,16 @@ impl Encoding for Evex {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has AVX-512 VL and VNNI.
-        unsafe { run_evex::<K>(tile, tokens, out) }
+        unsafe { run_evex(job) }
     }
 }
 
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
-unsafe fn run_evex<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn run_evex<J: Job>(job: J) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Ymm<Vnni<Evex>>>(tile, tokens, out) }
+    unsafe { job.run::<Ymm<Vnni<Evex>>>() }
 }

@@ -8,6 +8,7 @@ mod avx512_attention;
 mod avx512_math;
 mod avx512_ops;
 mod avx512_panel;
+mod avx512_trellis;
 mod avx512vnni;
 mod avxvnni;
 mod sse41;

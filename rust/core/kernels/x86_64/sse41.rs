@@ -3,8 +3,7 @@
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot;
-use crate::kernels::simd::lanes::{Lanes, TileDot};
-use crate::kernels::simd::tile::{Tile, Tokens};
+use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::{KernelSet, Sums};
 use crate::matrix::Matrix;
 use core::arch::x86_64::*;
@@ -110,6 +109,18 @@ impl Lanes for Sse41 {
     }
 
     #[inline(always)]
+    unsafe fn shl32(a: __m128i, n: u32) -> __m128i {
+        // SAFETY: the caller has SSE4.1.
+        unsafe { _mm_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shr32(a: __m128i, n: u32) -> __m128i {
+        // SAFETY: the caller has SSE4.1.
+        unsafe { _mm_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
     unsafe fn lookup(table: __m128i, index: __m128i) -> __m128i {
         // SAFETY: the caller has SSE4.1.
         unsafe { _mm_shuffle_epi8(table, index) }
@@ -152,6 +163,12 @@ impl Lanes for Sse41 {
     }
 
     #[inline(always)]
+    unsafe fn mul_rounded16(a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: the caller has SSE4.1.
+        unsafe { _mm_mulhrs_epi16(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn negate(v: __m128i, rows: u32) -> __m128i {
         // SAFETY: the caller has SSE4.1.
         unsafe {
@@ -177,6 +194,12 @@ impl Lanes for Sse41 {
     unsafe fn join(low: __m128i, high: __m128i) -> __m128i {
         // SAFETY: the caller has SSE4.1.
         unsafe { _mm_blend_epi16::<0xAA>(low, _mm_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn merge(low: __m128i, high: __m128i) -> __m128i {
+        // SAFETY: the caller has SSE4.1.
+        unsafe { _mm_blend_epi16::<0xAA>(low, high) }
     }
 
     #[inline(always)]
@@ -216,16 +239,16 @@ impl Lanes for Sse41 {
     }
 
     #[inline(always)]
-    unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has SSE4.1.
-        unsafe { run::<K>(tile, tokens, out) }
+        unsafe { run(job) }
     }
 }
 
 /// # Safety
-/// As for [`TileDot::run`].
+/// As for [`Job::run`].
 #[target_feature(enable = "ssse3,sse4.1")]
-unsafe fn run<K: TileDot>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn run<J: Job>(job: J) {
     // SAFETY: the caller's promise.
-    unsafe { K::run::<Sse41>(tile, tokens, out) }
+    unsafe { job.run::<Sse41>() }
 }

@@ -1,7 +1,7 @@
-//! Where the planes of a directory are kept while it is open.
+//! Where the planes of a directory are kept while it is open, and caches.
 
 use crate::error::ModelError;
-use intact_core::storage::{AlignedBytes, Storage};
+use intact_core::storage::{self, AlignedBytes, Storage};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl Storage for Memory {
 
 /// The bytes of the file `path`: a copy in large pages where the system has those and memory to spare, as weights
 /// stream from them half as fast again as from a map; else a map.
-pub(super) fn load(path: &Path) -> Result<Arc<dyn Storage>, ModelError> {
+pub(crate) fn load(path: &Path) -> Result<Arc<dyn Storage>, ModelError> {
     let io = |action| move |source| ModelError::Io { path: path.to_owned(), action, source };
     let file = File::open(path).map_err(io("open"))?;
     if file.metadata().map_err(io("read"))?.len() == 0 {
@@ -40,8 +40,18 @@ pub(super) fn load(path: &Path) -> Result<Arc<dyn Storage>, ModelError> {
     Ok(Arc::new(Memory::Mapped(map)))
 }
 
+/// Memory for caches: large pages where the system has them, else the heap's.
+pub(crate) fn allocate(len: usize) -> Option<Box<dyn storage::Block>> {
+    #[cfg(target_os = "linux")]
+    if let Some(memory) = linux::large(len) {
+        return Some(Box::new(memory));
+    }
+    storage::heap(len)
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
+    use intact_core::storage::Block;
     use std::fs::File;
     use std::io::Read;
 
@@ -55,6 +65,22 @@ mod linux {
         memory.advise(memmap2::Advice::HugePage).ok()?;
         file.read_exact(&mut memory).ok()?;
         Some(memory)
+    }
+
+    /// Zero bytes that are in memory once they are written.
+    pub(super) struct Large(memmap2::MmapMut);
+
+    impl Block for Large {
+        fn bytes(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+    }
+
+    /// `None` where that cannot be.
+    pub(super) fn large(len: usize) -> Option<Large> {
+        let memory = memmap2::MmapMut::map_anon(len).ok()?;
+        memory.advise(memmap2::Advice::HugePage).ok()?;
+        Some(Large(memory))
     }
 
     /// Bytes that can be had without others losing theirs, within what the process's control group allows.

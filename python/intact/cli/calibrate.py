@@ -1,0 +1,48 @@
+"""`intact imatrix`: second moments for the quantizers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from intact.cli.common import JsonOption, ThreadsOption, print_json, print_rows, read_text
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("imatrix")(imatrix)
+
+
+def imatrix(
+    model: Annotated[str, typer.Argument(help="A model directory; or a source that is converted in memory.")],
+    text: Annotated[str, typer.Option("--file", "-f", help="Prose in UTF-8; - is stdin.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The file to write.")],
+    full: Annotated[bool, typer.Option("--full", help="All second moments, for error feedback.")] = False,
+    weights: Annotated[str, typer.Option("--weights", help="auto or none: how much each token counts.")] = "auto",
+    windows: Annotated[int, typer.Option("--windows", min=1, help="Windows of text at most.")] = 32,
+    window: Annotated[int, typer.Option("--window", min=2, help="Tokens per window.")] = 512,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output where it exists.")] = False,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure on a text which inputs of each matrix matter."""
+    from intact.calibration import calibrate
+
+    result = calibrate(
+        model,
+        read_text(text),
+        output,
+        weights=weights,
+        full=full,
+        windows=windows,
+        window=window,
+        threads=threads,
+        resume=resume,
+        progress=sys.stderr.isatty(),
+    )
+    if json:
+        print_json(result)
+    else:
+        print_rows(list(result.items()))

@@ -1,0 +1,93 @@
+//! `Calibration`: second moments of what matrices read.
+
+use crate::engine::Engine;
+use crate::errors;
+use crate::model::Model;
+use intact_quantize::calibrate::{self, Error, LONGEST_WINDOW, Settings, Weighting};
+use numpy::PyArray1;
+use pyo3::prelude::*;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+/// Sums over the windows of a text.
+#[pyclass(frozen, module = "intact._native")]
+pub(crate) struct Calibration(Mutex<calibrate::Calibration>);
+
+fn raised(error: Error) -> PyErr {
+    match error {
+        Error::Request(_) | Error::Other { .. } => errors::request(error),
+        _ => errors::model(error),
+    }
+}
+
+impl Calibration {
+    fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut calibrate::Calibration) -> T + Send) -> T {
+        py.detach(|| work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+#[pymethods]
+impl Calibration {
+    /// Empty sums for a model and a text of this SHA-256.
+    #[new]
+    fn new(
+        py: Python<'_>, model: &Model, text_sha256: String, window: usize, weighting: &str, full: bool,
+    ) -> PyResult<Self> {
+        let weighting = Weighting::parse(weighting)
+            .ok_or_else(|| errors::request(format!("weighting: {weighting:?} is not one of none, auto")))?;
+        if !(1..=LONGEST_WINDOW).contains(&window) {
+            return Err(errors::request(format!("window: {window} is not within 1…{LONGEST_WINDOW}")));
+        }
+        let settings = Settings { model: model.0.manifest.digest.clone(), text: text_sha256, window, weighting, full };
+        let empty = py.detach(|| calibrate::Calibration::new(&model.0, settings)).map_err(raised)?;
+        Ok(Self(Mutex::new(empty)))
+    }
+
+    /// Opens a file.
+    #[staticmethod]
+    fn read(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let read = py.detach(|| calibrate::Calibration::read(&path)).map_err(errors::model)?;
+        Ok(Self(Mutex::new(read)))
+    }
+
+    /// Goes on from a file of the same model, text and settings.
+    fn resume(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        self.with(py, |own| own.resume(calibrate::Calibration::read(&path)?)).map_err(raised)
+    }
+
+    /// Runs one window and adds it.
+    fn add(&self, py: Python<'_>, engine: &Engine, tokens: Vec<u32>) -> PyResult<()> {
+        self.with(py, |own| engine.lend(|inner, pool| own.add(inner, pool, &tokens))).map_err(raised)
+    }
+
+    /// Writes the file, complete or not at all.
+    fn write(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        self.with(py, |own| own.write(&path)).map_err(raised)
+    }
+
+    /// Windows in the sums.
+    #[getter]
+    fn windows(&self, py: Python<'_>) -> u64 {
+        self.with(py, |own| own.windows)
+    }
+
+    /// All matrices that have moments, sorted.
+    fn matrices(&self, py: Python<'_>) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.with(py, |own| own.sets.iter().flat_map(|set| set.matrices.clone()).collect());
+        names.sort_unstable();
+        names
+    }
+
+    /// The weighted sum of squares of each column that a matrix reads; None for a matrix without moments.
+    fn importance<'py>(&self, py: Python<'py>, matrix: &str) -> Option<Bound<'py, PyArray1<f64>>> {
+        let sums = self.with(py, |own| own.find(matrix).map(calibrate::Set::importance));
+        sums.map(|sums| PyArray1::from_vec(py, sums))
+    }
+
+    /// The packed lower triangle of second moments; None where there is none.
+    fn moments<'py>(&self, py: Python<'py>, matrix: &str) -> Option<Bound<'py, PyArray1<f64>>> {
+        let sums = self.with(py, |own| own.find(matrix)?.moments().map(<[f64]>::to_vec));
+        sums.map(|sums| PyArray1::from_vec(py, sums))
+    }
+}

@@ -1,0 +1,122 @@
+"""Calibration: the same bytes however it is run, moments that are what they say, and clear refusals."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intact import LLM, ModelError, RequestError, calibrate, calibration
+from intact._native import Calibration
+
+TEXT = "The quick brown fox jumps over the lazy dog, and user and assistant look on. " * 12
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("weights", ["auto", "none"])
+@pytest.mark.parametrize("full", [False, True])
+def test_threads_do_not_change_the_file(model: Path, tmp_path: Path, weights: str, full: bool) -> None:
+    made = [
+        calibrate(
+            model,
+            TEXT,
+            tmp_path / f"{n}",
+            weights=weights,
+            full=full,
+            windows=3,
+            window=40,
+            threads=n,
+            progress=False,
+        )
+        for n in (1, 3)
+    ]
+    assert made[0]["digest"] == made[1]["digest"] == digest(tmp_path / "1")
+    assert made[0]["windows"] == 3 and made[0]["tokens"] == 120
+
+
+def test_an_interrupted_run_resumes_to_the_same_bytes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "CHECKPOINT_WINDOWS", 2)
+
+    def run(path: Path, resume: bool) -> None:
+        calibrate(model, TEXT, path, full=True, windows=5, window=32, resume=resume, progress=False)
+
+    run(tmp_path / "whole", False)
+    written: list[Path] = []
+
+    class Killed:
+        """Stops after the first write."""
+
+        def __init__(self, *arguments: object) -> None:
+            self.inner = Calibration(*arguments)  # type: ignore[arg-type]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+        def write(self, path: Path) -> None:
+            self.inner.write(path)
+            written.append(path)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration, "Calibration", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "part", False)
+    assert len(written) == 1 and Calibration.read(tmp_path / "part").windows == 2
+    run(tmp_path / "part", True)
+    assert digest(tmp_path / "part") == digest(tmp_path / "whole")
+
+
+def test_the_triangle_has_the_diagonal(model: Path, tmp_path: Path) -> None:
+    for full in (False, True):
+        calibrate(model, TEXT, tmp_path / str(full), full=full, windows=2, window=32, progress=False)
+    diagonal, full_sums = Calibration.read(tmp_path / "False"), Calibration.read(tmp_path / "True")
+    assert diagonal.matrices() == full_sums.matrices()
+    for name in diagonal.matrices():
+        columns = diagonal.importance(name)
+        triangle = full_sums.moments(name)
+        assert columns is not None and triangle is not None and diagonal.moments(name) is None
+        assert len(triangle) == len(columns) * (len(columns) + 1) // 2
+        np.testing.assert_allclose(full_sums.importance(name), columns, rtol=0.01)
+
+
+def test_weights_change_attention_inputs_only(model: Path, tmp_path: Path) -> None:
+    for weights in ("none", "auto"):
+        calibrate(model, TEXT, tmp_path / weights, weights=weights, windows=2, window=32, progress=False)
+    even, weighed = Calibration.read(tmp_path / "none"), Calibration.read(tmp_path / "auto")
+    differ = {n for n in even.matrices() if not np.array_equal(even.importance(n), weighed.importance(n))}
+    assert differ == {n for n in even.matrices() if n.split(".")[-1] in ("q_proj", "k_proj", "v_proj")} != set()
+
+
+def test_refusals(model: Path, tmp_path: Path) -> None:
+    def run(text: str = TEXT, path: str = "new", **options: object) -> None:
+        settings = {"windows": 2, "window": 32, "progress": False} | options
+        calibrate(model, text, tmp_path / path, **settings)  # type: ignore[arg-type]
+
+    with pytest.raises(RequestError, match="empty"):
+        run(" \n")
+    with pytest.raises(RequestError, match="less than one window"):
+        run("short")
+    with pytest.raises(RequestError, match="context"):
+        run(window=LLM(model).context + 1)
+    with pytest.raises(RequestError, match="weighting"):
+        run(weights="gradients")
+    run(path="there")
+    with pytest.raises(RequestError, match="already exists"):
+        run(path="there")
+    for other, options in (
+        ("text", {"text": TEXT[5:]}),
+        ("window", {"window": 33}),
+        ("weighting", {"weights": "none"}),
+    ):
+        with pytest.raises(RequestError, match=other):
+            run(path="there", resume=True, **options)
+    (tmp_path / "there").write_bytes((tmp_path / "there").read_bytes()[:-1])
+    with pytest.raises(ModelError, match="header"):
+        run(path="there", resume=True)
