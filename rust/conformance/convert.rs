@@ -19,7 +19,7 @@ const FORMATS: [&str; 18] = [
     "U8r", "W16r", "U8b8", "U6b8", "U5b8", "U4b8", "U3b8", "U2b8/64", "N4b8", "U6z8", "U5z8", "U4z8", "U3z8", "U2z8",
     "T16r", "T20b4", "U4b8/16", "U4z8/128",
 ];
-/// Formats of one matrix: searches of the trellis take long under emulation.
+/// Formats of one matrix, a small one: searches of the trellis take long under emulation.
 const TRELLIS: [&str; 7] = ["P10r", "P15b4/64", "P20b4", "P25b8", "P30b4", "P35b4/16", "P40b4"];
 const MATRIX: &str = "model.layers.1.self_attn.k_proj";
 /// Tokens of a window of calibration.
@@ -31,26 +31,29 @@ const VOCABULARY: usize = 97;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const HEAD: usize = 32;
+/// Of a head whose key projection is the matrix for the trellis.
+const SMALL_HEAD: usize = 8;
 
 pub(crate) fn cases() -> Vec<Case> {
     let families = FAMILIES.map(|family| {
         Case::new(format!("convert/{family}"), move |machine| {
             let options = Profile::ALL.map(|profile| (profile.name(), Options { profile, ..Options::default() }));
-            digests(family, options.map(|(name, options)| (name.to_owned(), options)).into_iter(), machine)
+            let options = options.map(|(name, options)| (name.to_owned(), options)).into_iter();
+            digests(family, HEAD, options, machine)
         })
     });
     let formats = Case::new("convert/formats", |machine| {
         let options = FORMATS.into_iter().filter_map(Format::parse).map(|format| {
             (format.to_string(), Options { body: Some(format), head: Some(format), ..Options::default() })
         });
-        digests("llama", options, machine)
+        digests("llama", HEAD, options, machine)
     });
     let trellis = Case::new("convert/trellis", |machine| {
         let options = TRELLIS.into_iter().filter_map(Format::parse).map(|format| {
             let formats = BTreeMap::from([(MATRIX.to_owned(), format)]);
             (format.to_string(), Options { formats, ..Options::default() })
         });
-        digests("llama", options, machine)
+        digests("llama", SMALL_HEAD, options, machine)
     });
     let calibrated = Case::new("convert/calibrated", calibrated);
     families.into_iter().chain([formats, trellis, calibrated]).collect()
@@ -58,7 +61,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Digests of a model that is calibrated by itself, and of what is quantized by that calibration.
 fn calibrated(machine: &Machine) -> Result<Vec<Line>, String> {
-    let source = checkpoint("qwen2")?;
+    let source = checkpoint("qwen2", SMALL_HEAD)?;
     let converted = convert(&source, &Options::default(), &mut |_, _, _| true).map_err(|error| error.to_string())?;
     let loaded = Loaded::from_model(converted.model, &source.path, &machine.pool).map_err(|e| e.to_string())?;
     let settings = Settings {
@@ -86,15 +89,15 @@ fn calibrated(machine: &Machine) -> Result<Vec<Line>, String> {
         calibration: Some(calibration.into()),
         ..Options::default()
     };
-    lines.extend(digests("qwen2", std::iter::once(("calibrated".to_owned(), options)), machine)?);
+    lines.extend(digests("qwen2", SMALL_HEAD, std::iter::once(("calibrated".to_owned(), options)), machine)?);
     Ok(lines)
 }
 
 /// [name, model digest] for each of the options.
 fn digests(
-    family: &str, options: impl Iterator<Item = (String, Options)>, machine: &Machine,
+    family: &str, head: usize, options: impl Iterator<Item = (String, Options)>, machine: &Machine,
 ) -> Result<Vec<Line>, String> {
-    let source = checkpoint(family)?;
+    let source = checkpoint(family, head)?;
     let line = |(name, options): (String, Options)| {
         let options = Options { threads: machine.pool.threads(), ..options };
         let converted = convert(&source, &options, &mut |_, _, _| true).map_err(|error| error.to_string())?;
@@ -104,8 +107,8 @@ fn digests(
     options.map(line).collect()
 }
 
-/// A Hugging Face checkpoint of random numbers.
-fn checkpoint(family: &str) -> Result<Source, String> {
+/// A Hugging Face checkpoint of random numbers with heads of `head` elements.
+fn checkpoint(family: &str, head: usize) -> Result<Source, String> {
     let config = json!({
         "model_type": family,
         "hidden_act": "silu",
@@ -114,7 +117,7 @@ fn checkpoint(family: &str) -> Result<Source, String> {
         "num_hidden_layers": 2,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
-        "head_dim": HEAD,
+        "head_dim": head,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": 256,
         "rms_norm_eps": 1e-6,
@@ -122,7 +125,7 @@ fn checkpoint(family: &str) -> Result<Source, String> {
         "rope_scaling": rope_scaling(family),
         "tie_word_embeddings": family != "mistral",
     });
-    let tensors = tensors(family);
+    let tensors = tensors(family, head);
     let views = tensors.iter().map(|(name, shape, data)| {
         let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(|error| error.to_string())?;
         Ok((name.as_str(), view))
@@ -147,8 +150,8 @@ fn rope_scaling(family: &str) -> Value {
 }
 
 /// Every tensor with its shape and its singles; a row in sixteen is zero, and one value in 32 is large.
-fn tensors(family: &str) -> Vec<(String, Vec<usize>, Vec<u8>)> {
-    let (q, kv) = (HEADS * HEAD, KV_HEADS * HEAD);
+fn tensors(family: &str, head: usize) -> Vec<(String, Vec<usize>, Vec<u8>)> {
+    let (q, kv) = (HEADS * head, KV_HEADS * head);
     let mut shapes = vec![
         ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
         ("model.norm.weight".to_owned(), vec![HIDDEN]),
@@ -157,10 +160,8 @@ fn tensors(family: &str) -> Vec<(String, Vec<usize>, Vec<u8>)> {
         shapes.push(("lm_head.weight".to_owned(), vec![VOCABULARY, HIDDEN]));
     }
     let biases: &[(&str, usize)] = match family {
-        "qwen2" => {
-            &[("self_attn.q_proj.bias", HEADS * HEAD), ("self_attn.k_proj.bias", 64), ("self_attn.v_proj.bias", 64)]
-        }
-        "qwen3" => &[("self_attn.q_norm.weight", HEAD), ("self_attn.k_norm.weight", HEAD)],
+        "qwen2" => &[("self_attn.q_proj.bias", q), ("self_attn.k_proj.bias", kv), ("self_attn.v_proj.bias", kv)],
+        "qwen3" => &[("self_attn.q_norm.weight", head), ("self_attn.k_norm.weight", head)],
         _ => &[],
     };
     for layer in 0..2 {

@@ -20,10 +20,10 @@ use core::ops::Range;
 use core::ptr::null;
 
 /// Groups whose products fit an i32 accumulator in A8 and A16.
-pub(super) const SECTION: usize = 512 / GROUP;
+pub(in crate::kernels) const SECTION: usize = 512 / GROUP;
 
 /// An activation mode.
-pub(super) trait Input {
+pub(in crate::kernels) trait Input {
     /// i8 planes per token.
     const PLANES: usize;
     /// Whether each 32 columns have a scale.
@@ -335,11 +335,7 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
         match call.tokens.activation() {
             Activation::A8 => by_tokens::<L, P, S, A8>(call),
             Activation::A8b { .. } => by_tokens::<L, P, S, A8b>(call),
-            Activation::A16 => {
-                if call.out.len() < PANEL || !L::panel::<P, S>(call.tile, &call.tokens, call.out) {
-                    by_tokens::<L, P, S, A16>(call);
-                }
-            }
+            Activation::A16 => by_tokens::<L, P, S, A16>(call),
         }
     }
 }
@@ -348,7 +344,16 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
 /// As for [`dot`].
 unsafe fn by_tokens<L: Lanes, P: Codes, S: Scales, I: Input>(call: Call<'_>) {
     // SAFETY: the caller's promise.
-    unsafe { run(call, [narrow::<L, P, S, I, 1>, narrow::<L, P, S, I, BLOCK>]) }
+    unsafe {
+        let many = call.out.len() >= PANEL
+            && match I::PLANES {
+                2 => L::panel::<P, S>(call.tile, &call.tokens, call.out),
+                _ => L::bytes::<P, S, I>(call.tile, &call.tokens, call.out),
+            };
+        if !many {
+            run(call, [narrow::<L, P, S, I, 1>, narrow::<L, P, S, I, BLOCK>]);
+        }
+    }
 }
 
 /// # Safety
@@ -367,7 +372,7 @@ unsafe fn wide<L: Lanes, I: Input, const T: usize>(call: Call<'_>) {
 
 /// Tokens that share the decoding of a group; the sums of both planes of more do not fit the registers of any set.
 const BLOCK: usize = 4;
-/// Tokens from which on a panel of i16 weights pays for its making.
+/// Tokens from which on a panel of decoded weights pays for its making.
 const PANEL: usize = 32;
 
 /// Runs `one` on a single token, `block` on more, [`BLOCK`] at a time.

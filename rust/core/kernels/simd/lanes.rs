@@ -1,6 +1,7 @@
 //! The vector operations that the dot kernels are written in.
 
 use super::codes::Codes;
+use super::dot::Input;
 use super::scales::Scales;
 use super::staged::Spread;
 use super::tile::{Tile, Tokens};
@@ -86,6 +87,11 @@ pub(in crate::kernels) trait Lanes: Sized {
     /// The sums of many tokens in A16 by way of i16 weights, where the set has a kernel for that and these weights
     /// allow it; `false` where not, and `out` means nothing.
     unsafe fn panel<P: Codes, S: Scales>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
+        false
+    }
+
+    /// The sums of many tokens in A8 or A8b, where the set has a kernel for that; `false` where not.
+    unsafe fn bytes<P: Codes, S: Scales, I: Input>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
         false
     }
 

@@ -6,6 +6,7 @@ use super::tile::Tile;
 use crate::formats::TILE;
 
 /// Scales and offsets of the rows of a line in one group.
+#[derive(Clone, Copy)]
 pub(in crate::kernels) struct GroupScale<V> {
     /// Scales of the group's halves of 16 columns.
     pub(in crate::kernels) s: [V; 2],

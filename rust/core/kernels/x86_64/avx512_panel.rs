@@ -13,7 +13,7 @@ use crate::kernels::simd::tile::{Tile, Tokens};
 use core::arch::x86_64::*;
 
 /// Tokens that share the loads of weights: with their sums, as many as there are registers for.
-const TOKENS: usize = 8;
+pub(super) const TOKENS: usize = 8;
 /// Lines of i16 pairs to a group.
 const LINES: usize = GROUP / 2;
 /// Groups that are decoded at a time: their lines fill half of the first-level cache.
@@ -47,23 +47,15 @@ pub(super) unsafe fn dot<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'
             let code = |j: usize| &tokens.get(i * TOKENS + j.min(out.len() - 1)).wide[first * GROUP..];
             let codes: [&[i16]; TOKENS] = core::array::from_fn(code);
             assert!(codes.iter().all(|codes| codes.len() >= panel.groups * GROUP));
+            let mut totals = Total::load(out, first == 0);
             // SAFETY: the codes cover the section, as just asserted.
-            let sums =
-                unsafe { if panel.chunk == 2 { multiply::<2>(&panel, codes) } else { multiply::<1>(&panel, codes) } };
-            for (out, [low, high]) in out.iter_mut().zip(sums) {
-                let lines: *mut __m512i = out.as_mut_ptr().cast();
-                // SAFETY: 16 sums are two lines.
-                unsafe {
-                    let (low, high) = if first == 0 {
-                        (low, high)
-                    } else {
-                        let (old_low, old_high) = (_mm512_loadu_si512(lines), _mm512_loadu_si512(lines.add(1)));
-                        (_mm512_add_epi64(old_low, low), _mm512_add_epi64(old_high, high))
-                    };
-                    _mm512_storeu_si512(lines, low);
-                    _mm512_storeu_si512(lines.add(1), high);
+            unsafe {
+                match panel.chunk {
+                    2 => multiply::<2>(&panel, codes, &mut totals),
+                    _ => multiply::<1>(&panel, codes, &mut totals),
                 }
             }
+            Total::store(totals, out, first + panel.groups == tile.groups);
         }
     }
     true
@@ -122,20 +114,17 @@ unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, first: usize, panel: &mut
     true
 }
 
-/// Sums over the section, as the i64 of rows 0 to 7 and 8 to 15, of each token.
+/// Adds the products of the section to the sums of each token.
 ///
 /// # Safety
 /// Each token's codes cover the section.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS]) -> [[__m512i; 2]; TOKENS] {
+unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS], totals: &mut [Total; TOKENS]) {
     let codes = codes.map(|codes| codes.as_ptr().cast::<i32>());
-    let zero = _mm512_setzero_si512();
-    // The sum of i32 terms in two parts: one wraps, the other counts 2^16.
-    let (mut wrapped, mut counted) = ([zero; TOKENS], [zero; TOKENS]);
     let mut line = 0;
     while line < panel.groups * LINES {
-        let mut acc = [zero; TOKENS];
+        let mut acc = [_mm512_setzero_si512(); TOKENS];
         let end = (line + CHUNK * LINES).min(panel.groups * LINES);
         while line < end {
             let weights = panel.lines[line];
@@ -146,18 +135,69 @@ unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS]) -
             }
             line += 1;
         }
-        for ((wrapped, counted), acc) in wrapped.iter_mut().zip(&mut counted).zip(acc) {
-            *wrapped = _mm512_add_epi32(*wrapped, acc);
-            *counted = _mm512_add_epi32(*counted, _mm512_srai_epi32::<16>(acc));
+        for (total, acc) in totals.iter_mut().zip(acc) {
+            total.add(acc);
         }
     }
-    core::array::from_fn(|j| {
-        // What the terms have below 2^16 adds up to less than 2^31, so its low 32 bits are all of it.
-        let rest = _mm512_sub_epi32(wrapped[j], _mm512_slli_epi32::<16>(counted[j]));
-        let half = |counted, rest| {
-            _mm512_add_epi64(_mm512_slli_epi64::<16>(_mm512_cvtepi32_epi64(counted)), _mm512_cvtepu32_epi64(rest))
-        };
-        let low = half(_mm512_castsi512_si256(counted[j]), _mm512_castsi512_si256(rest));
-        [low, half(_mm512_extracti64x4_epi64::<1>(counted[j]), _mm512_extracti64x4_epi64::<1>(rest))]
-    })
+}
+
+/// The sum of up to 2^15 i32 terms in each lane, in two parts: one wraps, the other counts 2^16.
+#[derive(Clone, Copy)]
+pub(super) struct Total {
+    wrapped: __m512i,
+    counted: __m512i,
+}
+
+impl Total {
+    /// Sums that [`Total::store`] has left in `out` for the next section, or zeros.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn load(out: &Sums, fresh: bool) -> [Self; TOKENS] {
+        let zero = _mm512_setzero_si512();
+        let mut totals = [Self { wrapped: zero, counted: zero }; TOKENS];
+        for (total, out) in totals.iter_mut().zip(out).filter(|_| !fresh) {
+            let lines: *const __m512i = out.as_ptr().cast();
+            // SAFETY: 16 sums are two lines.
+            unsafe {
+                *total = Self { wrapped: _mm512_loadu_si512(lines), counted: _mm512_loadu_si512(lines.add(1)) };
+            }
+        }
+        totals
+    }
+
+    /// Adds one term.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn add(&mut self, term: __m512i) {
+        self.wrapped = _mm512_add_epi32(self.wrapped, term);
+        self.counted = _mm512_add_epi32(self.counted, _mm512_srai_epi32::<16>(term));
+    }
+
+    /// Leaves sums in `out`: for the next section, or as i64 after the last.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn store(totals: [Self; TOKENS], out: &mut Sums, last: bool) {
+        for (Self { wrapped, counted }, out) in totals.into_iter().zip(out) {
+            let [first, second] = if last {
+                // What the terms have below 2^16 adds up to less than 2^31, so its low 32 bits are all of it.
+                let rest = _mm512_sub_epi32(wrapped, _mm512_slli_epi32::<16>(counted));
+                let half = |counted, rest| {
+                    _mm512_add_epi64(
+                        _mm512_slli_epi64::<16>(_mm512_cvtepi32_epi64(counted)),
+                        _mm512_cvtepu32_epi64(rest),
+                    )
+                };
+                let low = half(_mm512_castsi512_si256(counted), _mm512_castsi512_si256(rest));
+                [low, half(_mm512_extracti64x4_epi64::<1>(counted), _mm512_extracti64x4_epi64::<1>(rest))]
+            } else {
+                [wrapped, counted]
+            };
+            let lines: *mut __m512i = out.as_mut_ptr().cast();
+            // SAFETY: 16 sums are two lines.
+            unsafe {
+                _mm512_storeu_si512(lines, first);
+                _mm512_storeu_si512(lines.add(1), second);
+            }
+        }
+    }
 }

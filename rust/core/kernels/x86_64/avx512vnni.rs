@@ -1,9 +1,9 @@
 //! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
 
-use super::{avx512_attention, avx512_ops, avx512_panel, avx512_trellis};
+use super::{avx512_attention, avx512_bytes, avx512_ops, avx512_panel, avx512_trellis};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
-use crate::kernels::simd::dot;
+use crate::kernels::simd::dot::{self, Input};
 use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::simd::scales::Scales;
 use crate::kernels::simd::staged::Spread;
@@ -259,6 +259,13 @@ impl Lanes for Avx512 {
     unsafe fn panel<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
         // SAFETY: the caller has AVX-512 VNNI.
         unsafe { avx512_panel::dot::<P, S>(tile, tokens, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
+        // SAFETY: the caller has AVX-512 VNNI.
+        unsafe { avx512_bytes::dot::<P, S, I>(tile, tokens, out) }
+        true
     }
 
     #[inline(always)]

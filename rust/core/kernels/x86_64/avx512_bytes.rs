@@ -1,0 +1,256 @@
+//! 8-bit activations for many tokens, for AVX-512: the codes of a tile become bytes once, and every token then costs
+//! little more than its products.
+
+use super::avx512_panel::{TOKENS, Total};
+use super::avx512vnni::Avx512;
+use crate::activations::RUN;
+use crate::formats::GROUP;
+use crate::kernels::Sums;
+use crate::kernels::simd::codes::Codes;
+use crate::kernels::simd::dot::{Input, SECTION};
+use crate::kernels::simd::lanes::Lanes;
+use crate::kernels::simd::scales::{GroupScale, Part, Scales};
+use crate::kernels::simd::staged::{STEPS, Stage};
+use crate::kernels::simd::tile::{Tile, Tokens};
+use core::arch::asm;
+use core::arch::x86_64::*;
+use core::ptr::null;
+
+/// Groups that are decoded at a time, lines of lanes for each: their codes fill half of the first-level cache.
+const GROUPS: usize = 64;
+const LANES: usize = 16;
+
+/// Added to an i16 below another, so that it takes nothing from that one.
+const SIGN: i32 = 1 << 15;
+
+/// Whether a group's product of codes fits an i16, so that its scale and the offset are one multiplication: codes and
+/// their sum share a lane until then, the product in the low half with its zero level taken off, the sum in the high one.
+const fn packed<P: Codes, S: Scales>() -> bool {
+    S::OFFSET && !S::HALVES && P::STEPS_16 >= STEPS
+}
+
+/// Bytes and scales of one section of a tile.
+struct Panel {
+    steps: [[__m512i; STEPS]; GROUPS],
+    scales: [GroupScale<__m512i>; GROUPS],
+    /// Groups in it.
+    groups: usize,
+}
+
+/// What a section of [`TOKENS`] tokens has beside its codes: a lane for each group.
+struct Block {
+    /// Scales, in A8b.
+    scales: [[i32; GROUPS]; TOKENS],
+    /// What each half's product of codes begins with, to be free of its zero level; of both halves where they have one
+    /// scale. Sums of 16 codes where the offset is stored.
+    starts: [[[i32; GROUPS]; 2]; TOKENS],
+}
+
+/// The dot slot for a tile and all tokens of `out`, in A8 and A8b.
+///
+/// # Safety
+/// As for [`Lanes::bytes`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn dot<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    let zero = _mm512_setzero_si512();
+    let none = GroupScale { s: [zero; 2], z: zero };
+    let mut panel = Panel { steps: [[zero; STEPS]; GROUPS], scales: [none; GROUPS], groups: 0 };
+    let mut block = Block { scales: [[0; GROUPS]; TOKENS], starts: [[[0; GROUPS]; 2]; TOKENS] };
+    // Sections of one size, because a short one costs as much around its products.
+    let size = tile.groups.div_ceil(tile.groups.div_ceil(GROUPS));
+    for first in (0..tile.groups).step_by(size) {
+        panel.groups = size.min(tile.groups - first);
+        // SAFETY: the caller's promise; the groups are below the tile's.
+        unsafe { decode::<P, S>(tile, first, &mut panel) };
+        for (i, out) in out.chunks_mut(TOKENS).enumerate() {
+            let mut codes = [null(); TOKENS];
+            for (j, codes) in codes.iter_mut().enumerate() {
+                // Where there are fewer tokens, the last stands in for the others.
+                let token = tokens.get(i * TOKENS + j.min(out.len() - 1));
+                let end = first + panel.groups;
+                *codes = token.planes[first * GROUP..end * GROUP].as_ptr();
+                let sums = &token.sums[first * GROUP / RUN..end * GROUP / RUN];
+                prepare::<P, S>(&mut block, j, sums, &token.scales[first..end]);
+            }
+            // SAFETY: the codes cover the section, as just sliced.
+            unsafe { multiply::<P, S, I>(&panel, &block, codes, out, first == 0, first + panel.groups == tile.groups) };
+        }
+    }
+}
+
+/// Decodes the groups of `panel` from `first` on.
+///
+/// # Safety
+/// As for [`Lanes::bytes`], and the groups are the tile's.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, first: usize, panel: &mut Panel) {
+    let (part, mut stage) = (Part { tile, row: 0 }, Stage::new());
+    let groups = panel.groups;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
+        for (i, (steps, scale)) in panel.steps.iter_mut().zip(&mut panel.scales).take(groups).enumerate() {
+            if i % SECTION == 0 {
+                stage.fill::<Avx512, P>(part, first + i..first + groups.min(i + SECTION));
+            }
+            *steps = P::steps::<Avx512>(stage.words::<P>(part, first + i), table);
+            *scale = S::group::<Avx512, P>(part, first + i);
+            if packed::<P, S>() {
+                // The offset of codes without their zero level is the weight of that level.
+                let level = _mm512_mullo_epi16(Avx512::low_twice(scale.s[0]), _mm512_set1_epi16(P::ZERO));
+                scale.z = Avx512::merge(scale.s[0], _mm512_add_epi16(scale.z, level));
+            }
+        }
+    }
+}
+
+/// Writes token `j` of `block`, from its sums of 16 codes and its scales.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn prepare<P: Codes, S: Scales>(block: &mut Block, j: usize, sums: &[i16], scales: &[i32]) {
+    assert!(scales.len() <= GROUPS && sums.len() == 2 * scales.len());
+    let level = -i32::from(P::ZERO);
+    for (i, (scales, sums)) in scales.chunks(LANES).zip(sums.chunks(2 * LANES)).enumerate() {
+        let lanes = ((1u32 << scales.len()) - 1) as __mmask16;
+        // SAFETY: as many lanes are read as there are scales, and pairs of sums.
+        let (scales, sums) = unsafe {
+            (_mm512_maskz_loadu_epi32(lanes, scales.as_ptr()), _mm512_maskz_loadu_epi32(lanes, sums.as_ptr().cast()))
+        };
+        let [first, second] = match (S::OFFSET, S::HALVES) {
+            _ if packed::<P, S>() => {
+                let sum = _mm512_madd_epi16(sums, _mm512_set1_epi16(1));
+                let start = _mm512_mullo_epi32(sum, _mm512_set1_epi32((1 << 16) + level));
+                [_mm512_add_epi32(start, _mm512_set1_epi32(SIGN)); 2]
+            }
+            (true, _) => [sums; 2],
+            (false, true) => {
+                let (low, high) = (_mm512_set1_epi32(level & 0xFFFF), _mm512_set1_epi32(level << 16));
+                [_mm512_madd_epi16(sums, low), _mm512_madd_epi16(sums, high)]
+            }
+            (false, false) => [_mm512_madd_epi16(sums, _mm512_set1_epi16(level as i16)); 2],
+        };
+        // SAFETY: there is a lane for each group.
+        unsafe {
+            _mm512_storeu_si512(block.scales[j].as_mut_ptr().add(i * LANES).cast(), scales);
+            _mm512_storeu_si512(block.starts[j][0].as_mut_ptr().add(i * LANES).cast(), first);
+            if S::HALVES {
+                _mm512_storeu_si512(block.starts[j][1].as_mut_ptr().add(i * LANES).cast(), second);
+            }
+        }
+    }
+}
+
+/// Adds the products of the section to the sums of each token.
+///
+/// # Safety
+/// Each token's codes cover the section.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn multiply<P: Codes, S: Scales, I: Input>(
+    panel: &Panel, block: &Block, mut codes: [*const i8; TOKENS], out: &mut Sums, fresh: bool, last: bool,
+) {
+    let zero = [_mm512_setzero_si512(); TOKENS];
+    let mut totals = Total::load(out, fresh);
+    let mut group = 0;
+    while group < panel.groups {
+        let mut acc = zero;
+        let end = (group + I::CHUNK).min(panel.groups);
+        while group < end {
+            let (steps, scale) = (&panel.steps[group], panel.scales[group]);
+            let (mut first, mut second) = (zero, zero);
+            if !S::OFFSET || packed::<P, S>() {
+                for j in 0..TOKENS {
+                    first[j] = _mm512_set1_epi32(block.starts[j][0][group]);
+                    if S::HALVES {
+                        second[j] = _mm512_set1_epi32(block.starts[j][1][group]);
+                    }
+                }
+            }
+            // SAFETY: a group is readable of each token.
+            unsafe {
+                if S::HALVES {
+                    dot_steps::<0, 4>(&mut first, steps, codes);
+                    dot_steps::<4, 8>(&mut second, steps, codes);
+                } else {
+                    dot_steps::<0, 8>(&mut first, steps, codes);
+                }
+            }
+            for j in 0..TOKENS {
+                let x = _mm512_set1_epi32(block.scales[j][group]);
+                let mut v = if packed::<P, S>() {
+                    _mm512_madd_epi16(_mm512_xor_si512(first[j], _mm512_set1_epi32(SIGN)), scale.z)
+                } else if S::OFFSET {
+                    let mut v = _mm512_mullo_epi32(first[j], scale.s[0]);
+                    if S::HALVES {
+                        v = _mm512_add_epi32(v, _mm512_mullo_epi32(second[j], scale.s[1]));
+                    }
+                    _mm512_dpwssd_epi32(v, scale.z, _mm512_set1_epi32(block.starts[j][0][group]))
+                } else if S::HALVES {
+                    let first = _mm512_mullo_epi32(first[j], scale.s[0]);
+                    _mm512_add_epi32(first, _mm512_mullo_epi32(second[j], scale.s[1]))
+                } else if S::SCALED {
+                    _mm512_mullo_epi32(first[j], scale.s[0])
+                } else {
+                    first[j]
+                };
+                if I::SCALED {
+                    v = _mm512_mullo_epi32(v, x);
+                }
+                acc[j] = _mm512_add_epi32(acc[j], v);
+                // SAFETY: at most the end of the section.
+                codes[j] = unsafe { codes[j].add(GROUP) };
+            }
+            group += 1;
+        }
+        for j in 0..TOKENS {
+            totals[j].add(acc[j]);
+        }
+    }
+    Total::store(totals, out, last);
+}
+
+/// `sums` plus the products of steps `FROM..END` with the codes of a group at `q`, of each token.
+///
+/// # Safety
+/// The group is readable at every `q`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn dot_steps<const FROM: usize, const END: usize>(
+    sums: &mut [__m512i; TOKENS], steps: &[__m512i; STEPS], q: [*const i8; TOKENS],
+) {
+    let mut i = FROM;
+    while i < END {
+        // Token by token, so that no product waits for the one before.
+        for j in 0..TOKENS {
+            // SAFETY: a step is a dword of codes of the group.
+            let x = unsafe { q[j].cast::<i32>().add(i).read_unaligned() };
+            sums[j] = _mm512_dpbusd_epi32(sums[j], steps[i], _mm512_set1_epi32(x));
+        }
+        in_order(sums);
+        i += 1;
+    }
+}
+
+/// Keeps the compiler from moving later operations on `v` before earlier ones on any of it: it would put the products of
+/// a token one behind the other.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_order(v: &mut [__m512i; TOKENS]) {
+    let [a, b, c, d, e, f, g, h] = v;
+    // SAFETY: there is no instruction.
+    unsafe {
+        asm!(
+            "/* {0} {1} {2} {3} {4} {5} {6} {7} */",
+            inout(zmm_reg) * a,
+            inout(zmm_reg) * b,
+            inout(zmm_reg) * c,
+            inout(zmm_reg) * d,
+            inout(zmm_reg) * e,
+            inout(zmm_reg) * f,
+            inout(zmm_reg) * g,
+            inout(zmm_reg) * h,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
