@@ -90,7 +90,7 @@ pub(in crate::kernels) trait Lanes: Sized {
         false
     }
 
-    /// The sums of many tokens in A8 or A8b, where the set has a kernel for that; `false` where not.
+    /// The sums of several tokens by way of weights as bytes, where the set has a kernel for that; `false` where not.
     unsafe fn bytes<P: Codes, S: Scales, I: Input>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
         false
     }

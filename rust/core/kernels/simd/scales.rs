@@ -196,12 +196,12 @@ impl Part<'_> {
         unsafe { self.tile.payload.as_ptr().add(group * words * 4 * TILE + 4 * self.row) }
     }
 
-    /// Asks for what a single token will want soon.
+    /// Asks for what will be wanted soon.
     ///
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn prefetch<L: Lanes, P: Codes, S: Scales>(self, group: usize) {
+    pub(in crate::kernels) unsafe fn prefetch<L: Lanes, P: Codes, S: Scales>(self, group: usize) {
         let tile = self.tile;
         // SAFETY: a prefetch may name any address.
         unsafe {

@@ -134,7 +134,7 @@ impl<'a> Tokens<'a> {
 
     /// Columns of one plane.
     #[inline(always)]
-    pub(super) fn padded(&self) -> usize {
+    pub(in crate::kernels) fn padded(&self) -> usize {
         self.x.shape().padded()
     }
 }

@@ -1,7 +1,7 @@
-//! 8-bit activations for many tokens, for AVX-512: the codes of a tile become bytes once, and every token then costs
-//! little more than its products.
+//! Several tokens in i8, for AVX-512: the codes of a tile become bytes once, and every token then costs little more than
+//! its products.
 
-use super::avx512_panel::{TOKENS, Total};
+use super::avx512_panel::{TOKENS, Total, keep};
 use super::avx512vnni::Avx512;
 use crate::activations::RUN;
 use crate::formats::GROUP;
@@ -14,6 +14,8 @@ use crate::kernels::simd::staged::{STEPS, Stage};
 use crate::kernels::simd::tile::{Tile, Tokens};
 use core::arch::asm;
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
+use core::ops::Range;
 use core::ptr::null;
 
 /// Groups that are decoded at a time, lines of lanes for each: their codes fill half of the first-level cache.
@@ -29,12 +31,10 @@ const fn packed<P: Codes, S: Scales>() -> bool {
     S::OFFSET && !S::HALVES && P::STEPS_16 >= STEPS
 }
 
-/// Bytes and scales of one section of a tile.
-struct Panel {
-    steps: [[__m512i; STEPS]; GROUPS],
-    scales: [GroupScale<__m512i>; GROUPS],
-    /// Groups in it.
-    groups: usize,
+/// Bytes and scales of one group of a tile.
+struct Group {
+    steps: [__m512i; STEPS],
+    scale: GroupScale<__m512i>,
 }
 
 /// What a section of [`TOKENS`] tokens has beside its codes: a lane for each group.
@@ -46,63 +46,79 @@ struct Block {
     starts: [[[i32; GROUPS]; 2]; TOKENS],
 }
 
-/// The dot slot for a tile and all tokens of `out`, in A8 and A8b.
+/// The dot slot for a tile and all tokens of `out`.
 ///
 /// # Safety
 /// As for [`Lanes::bytes`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn dot<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
-    let zero = _mm512_setzero_si512();
-    let none = GroupScale { s: [zero; 2], z: zero };
-    let mut panel = Panel { steps: [[zero; STEPS]; GROUPS], scales: [none; GROUPS], groups: 0 };
+    // Not set to zeros first: with few tokens that would cost as much as their products.
+    let mut panel = [const { MaybeUninit::uninit() }; GROUPS];
     let mut block = Block { scales: [[0; GROUPS]; TOKENS], starts: [[[0; GROUPS]; 2]; TOKENS] };
     // Sections of one size, because a short one costs as much around its products.
     let size = tile.groups.div_ceil(tile.groups.div_ceil(GROUPS));
     for first in (0..tile.groups).step_by(size) {
-        panel.groups = size.min(tile.groups - first);
-        // SAFETY: the caller's promise; the groups are below the tile's.
-        unsafe { decode::<P, S>(tile, first, &mut panel) };
+        let end = tile.groups.min(first + size);
+        // SAFETY: the caller's promise; the groups are the tile's.
+        let panel = unsafe { decode::<P, S>(tile, first..end, &mut panel) };
         for (i, out) in out.chunks_mut(TOKENS).enumerate() {
-            let mut codes = [null(); TOKENS];
-            for (j, codes) in codes.iter_mut().enumerate() {
-                // Where there are fewer tokens, the last stands in for the others.
-                let token = tokens.get(i * TOKENS + j.min(out.len() - 1));
-                let end = first + panel.groups;
-                *codes = token.planes[first * GROUP..end * GROUP].as_ptr();
-                let sums = &token.sums[first * GROUP / RUN..end * GROUP / RUN];
-                prepare::<P, S>(&mut block, j, sums, &token.scales[first..end]);
+            for plane in 0..I::PLANES {
+                let mut codes = [null(); TOKENS];
+                for (j, codes) in codes.iter_mut().enumerate() {
+                    // Where there are fewer tokens, the last stands in for the others.
+                    let token = tokens.get(i * TOKENS + j.min(out.len() - 1));
+                    let start = plane * tokens.padded();
+                    *codes = token.planes[start + first * GROUP..start + end * GROUP].as_ptr();
+                    let sums = &token.sums[(start + first * GROUP) / RUN..(start + end * GROUP) / RUN];
+                    prepare::<P, S>(&mut block, j, sums, &token.scales[first..end]);
+                }
+                // SAFETY: the codes cover the section, as just sliced.
+                let totals = unsafe { multiply::<P, S, I>(panel, &block, codes) };
+                for (out, total) in out.iter_mut().zip(totals) {
+                    let mut sums = total.sums();
+                    if I::PLANES == 2 && plane == 0 {
+                        // The high halves, of 256 each.
+                        sums = sums.map(|sum| _mm512_slli_epi64::<8>(sum));
+                    }
+                    keep(sums, out, first == 0 && plane == 0);
+                }
             }
-            // SAFETY: the codes cover the section, as just sliced.
-            unsafe { multiply::<P, S, I>(&panel, &block, codes, out, first == 0, first + panel.groups == tile.groups) };
         }
     }
 }
 
-/// Decodes the groups of `panel` from `first` on.
+/// Decodes groups into `panel`; returns them.
 ///
 /// # Safety
 /// As for [`Lanes::bytes`], and the groups are the tile's.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, first: usize, panel: &mut Panel) {
+unsafe fn decode<'a, P: Codes, S: Scales>(
+    tile: &Tile<'_>, groups: Range<usize>, panel: &'a mut [MaybeUninit<Group>; GROUPS],
+) -> &'a [Group] {
     let (part, mut stage) = (Part { tile, row: 0 }, Stage::new());
-    let groups = panel.groups;
-    // SAFETY: the caller's promise.
-    unsafe {
-        let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
-        for (i, (steps, scale)) in panel.steps.iter_mut().zip(&mut panel.scales).take(groups).enumerate() {
+    let panel = &mut panel[..groups.len()];
+    for (i, slot) in panel.iter_mut().enumerate() {
+        let group = groups.start + i;
+        // SAFETY: the caller's promise.
+        unsafe {
             if i % SECTION == 0 {
-                stage.fill::<Avx512, P>(part, first + i..first + groups.min(i + SECTION));
+                stage.fill::<Avx512, P>(part, group..groups.end.min(group + SECTION));
             }
-            *steps = P::steps::<Avx512>(stage.words::<P>(part, first + i), table);
-            *scale = S::group::<Avx512, P>(part, first + i);
+            part.prefetch::<Avx512, P, S>(group);
+            let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
+            let steps = P::steps::<Avx512>(stage.words::<P>(part, group), table);
+            let mut scale = S::group::<Avx512, P>(part, group);
             if packed::<P, S>() {
                 // The offset of codes without their zero level is the weight of that level.
                 let level = _mm512_mullo_epi16(Avx512::low_twice(scale.s[0]), _mm512_set1_epi16(P::ZERO));
                 scale.z = Avx512::merge(scale.s[0], _mm512_add_epi16(scale.z, level));
             }
+            slot.write(Group { steps, scale });
         }
     }
+    // SAFETY: all of these have just been written.
+    unsafe { core::slice::from_raw_parts(panel.as_ptr().cast(), panel.len()) }
 }
 
 /// Writes token `j` of `block`, from its sums of 16 codes and its scales.
@@ -141,23 +157,23 @@ fn prepare<P: Codes, S: Scales>(block: &mut Block, j: usize, sums: &[i16], scale
     }
 }
 
-/// Adds the products of the section to the sums of each token.
+/// Sums over the section, of each token.
 ///
 /// # Safety
 /// Each token's codes cover the section.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn multiply<P: Codes, S: Scales, I: Input>(
-    panel: &Panel, block: &Block, mut codes: [*const i8; TOKENS], out: &mut Sums, fresh: bool, last: bool,
-) {
+    panel: &[Group], block: &Block, mut codes: [*const i8; TOKENS],
+) -> [Total; TOKENS] {
     let zero = [_mm512_setzero_si512(); TOKENS];
-    let mut totals = Total::load(out, fresh);
+    let mut totals = [Total::zero(); TOKENS];
     let mut group = 0;
-    while group < panel.groups {
+    while group < panel.len() {
         let mut acc = zero;
-        let end = (group + I::CHUNK).min(panel.groups);
+        let end = (group + I::CHUNK).min(panel.len());
         while group < end {
-            let (steps, scale) = (&panel.steps[group], panel.scales[group]);
+            let Group { steps, scale } = &panel[group];
             let (mut first, mut second) = (zero, zero);
             if !S::OFFSET || packed::<P, S>() {
                 for j in 0..TOKENS {
@@ -207,7 +223,7 @@ unsafe fn multiply<P: Codes, S: Scales, I: Input>(
             totals[j].add(acc[j]);
         }
     }
-    Total::store(totals, out, last);
+    totals
 }
 
 /// `sums` plus the products of steps `FROM..END` with the codes of a group at `q`, of each token.

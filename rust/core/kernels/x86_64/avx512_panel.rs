@@ -3,7 +3,7 @@
 
 use super::avx512vnni::Avx512;
 use crate::fixed::A16_MAX;
-use crate::formats::GROUP;
+use crate::formats::{GROUP, TILE};
 use crate::kernels::Sums;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::lanes::Lanes;
@@ -47,15 +47,12 @@ pub(super) unsafe fn dot<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'
             let code = |j: usize| &tokens.get(i * TOKENS + j.min(out.len() - 1)).wide[first * GROUP..];
             let codes: [&[i16]; TOKENS] = core::array::from_fn(code);
             assert!(codes.iter().all(|codes| codes.len() >= panel.groups * GROUP));
-            let mut totals = Total::load(out, first == 0);
             // SAFETY: the codes cover the section, as just asserted.
-            unsafe {
-                match panel.chunk {
-                    2 => multiply::<2>(&panel, codes, &mut totals),
-                    _ => multiply::<1>(&panel, codes, &mut totals),
-                }
+            let totals =
+                unsafe { if panel.chunk == 2 { multiply::<2>(&panel, codes) } else { multiply::<1>(&panel, codes) } };
+            for (out, total) in out.iter_mut().zip(totals) {
+                keep(total.sums(), out, first == 0);
             }
-            Total::store(totals, out, first + panel.groups == tile.groups);
         }
     }
     true
@@ -114,15 +111,15 @@ unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, first: usize, panel: &mut
     true
 }
 
-/// Adds the products of the section to the sums of each token.
+/// Sums over the section, of each token.
 ///
 /// # Safety
 /// Each token's codes cover the section.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS], totals: &mut [Total; TOKENS]) {
+unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS]) -> [Total; TOKENS] {
     let codes = codes.map(|codes| codes.as_ptr().cast::<i32>());
-    let mut line = 0;
+    let (mut totals, mut line) = ([Total::zero(); TOKENS], 0);
     while line < panel.groups * LINES {
         let mut acc = [_mm512_setzero_si512(); TOKENS];
         let end = (line + CHUNK * LINES).min(panel.groups * LINES);
@@ -139,6 +136,7 @@ unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS], t
             total.add(acc);
         }
     }
+    totals
 }
 
 /// The sum of up to 2^15 i32 terms in each lane, in two parts: one wraps, the other counts 2^16.
@@ -149,20 +147,11 @@ pub(super) struct Total {
 }
 
 impl Total {
-    /// Sums that [`Total::store`] has left in `out` for the next section, or zeros.
+    /// No term yet.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn load(out: &Sums, fresh: bool) -> [Self; TOKENS] {
-        let zero = _mm512_setzero_si512();
-        let mut totals = [Self { wrapped: zero, counted: zero }; TOKENS];
-        for (total, out) in totals.iter_mut().zip(out).filter(|_| !fresh) {
-            let lines: *const __m512i = out.as_ptr().cast();
-            // SAFETY: 16 sums are two lines.
-            unsafe {
-                *total = Self { wrapped: _mm512_loadu_si512(lines), counted: _mm512_loadu_si512(lines.add(1)) };
-            }
-        }
-        totals
+    pub(super) fn zero() -> Self {
+        Self { wrapped: _mm512_setzero_si512(), counted: _mm512_setzero_si512() }
     }
 
     /// Adds one term.
@@ -173,31 +162,30 @@ impl Total {
         self.counted = _mm512_add_epi32(self.counted, _mm512_srai_epi32::<16>(term));
     }
 
-    /// Leaves sums in `out`: for the next section, or as i64 after the last.
+    /// The i64 of rows 0 to 7 and 8 to 15.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn store(totals: [Self; TOKENS], out: &mut Sums, last: bool) {
-        for (Self { wrapped, counted }, out) in totals.into_iter().zip(out) {
-            let [first, second] = if last {
-                // What the terms have below 2^16 adds up to less than 2^31, so its low 32 bits are all of it.
-                let rest = _mm512_sub_epi32(wrapped, _mm512_slli_epi32::<16>(counted));
-                let half = |counted, rest| {
-                    _mm512_add_epi64(
-                        _mm512_slli_epi64::<16>(_mm512_cvtepi32_epi64(counted)),
-                        _mm512_cvtepu32_epi64(rest),
-                    )
-                };
-                let low = half(_mm512_castsi512_si256(counted), _mm512_castsi512_si256(rest));
-                [low, half(_mm512_extracti64x4_epi64::<1>(counted), _mm512_extracti64x4_epi64::<1>(rest))]
-            } else {
-                [wrapped, counted]
-            };
-            let lines: *mut __m512i = out.as_mut_ptr().cast();
-            // SAFETY: 16 sums are two lines.
-            unsafe {
-                _mm512_storeu_si512(lines, first);
-                _mm512_storeu_si512(lines.add(1), second);
-            }
+    pub(super) fn sums(self) -> [__m512i; 2] {
+        // What the terms have below 2^16 adds up to less than 2^31, so its low 32 bits are all of it.
+        let rest = _mm512_sub_epi32(self.wrapped, _mm512_slli_epi32::<16>(self.counted));
+        let half = |counted, rest| {
+            _mm512_add_epi64(_mm512_slli_epi64::<16>(_mm512_cvtepi32_epi64(counted)), _mm512_cvtepu32_epi64(rest))
+        };
+        let low = half(_mm512_castsi512_si256(self.counted), _mm512_castsi512_si256(rest));
+        [low, half(_mm512_extracti64x4_epi64::<1>(self.counted), _mm512_extracti64x4_epi64::<1>(rest))]
+    }
+}
+
+/// Writes sums of the first section to `out`; adds those of others to it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn keep(sums: [__m512i; 2], out: &mut [i64; TILE], first: bool) {
+    let lines: *mut __m512i = out.as_mut_ptr().cast();
+    for (i, sum) in sums.into_iter().enumerate() {
+        // SAFETY: 16 sums are two lines.
+        unsafe {
+            let line = lines.add(i);
+            _mm512_storeu_si512(line, if first { sum } else { _mm512_add_epi64(_mm512_loadu_si512(line), sum) });
         }
     }
 }
