@@ -23,7 +23,7 @@ use core::ptr::null;
 pub(super) const SECTION: usize = 512 / GROUP;
 
 /// An activation mode.
-pub(super) trait Input {
+pub(in crate::kernels) trait Input {
     /// i8 planes per token.
     const PLANES: usize;
     /// Whether each 32 columns have a scale.
@@ -335,11 +335,7 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
         match call.tokens.activation() {
             Activation::A8 => by_tokens::<L, P, S, A8>(call),
             Activation::A8b { .. } => by_tokens::<L, P, S, A8b>(call),
-            Activation::A16 => {
-                if call.out.len() < PANEL || !L::panel::<P, S>(call.tile, &call.tokens, call.out) {
-                    by_tokens::<L, P, S, A16>(call);
-                }
-            }
+            Activation::A16 => by_tokens::<L, P, S, A16>(call),
         }
     }
 }
@@ -348,7 +344,11 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
 /// As for [`dot`].
 unsafe fn by_tokens<L: Lanes, P: Codes, S: Scales, I: Input>(call: Call<'_>) {
     // SAFETY: the caller's promise.
-    unsafe { run(call, [narrow::<L, P, S, I, 1>, narrow::<L, P, S, I, BLOCK>]) }
+    unsafe {
+        if !L::panel::<P, S, I>(call.tile, &call.tokens, call.out) {
+            run(call, [narrow::<L, P, S, I, 1>, narrow::<L, P, S, I, BLOCK>]);
+        }
+    }
 }
 
 /// # Safety
@@ -367,8 +367,6 @@ unsafe fn wide<L: Lanes, I: Input, const T: usize>(call: Call<'_>) {
 
 /// Tokens that share the decoding of a group; the sums of both planes of more do not fit the registers of any set.
 const BLOCK: usize = 4;
-/// Tokens from which on a panel of i16 weights pays for its making.
-const PANEL: usize = 32;
 
 /// Runs `one` on a single token, `block` on more, [`BLOCK`] at a time.
 ///

@@ -3,7 +3,7 @@
 use super::{avx512_attention, avx512_ops, avx512_panel, avx512_trellis};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
-use crate::kernels::simd::dot;
+use crate::kernels::simd::dot::{self, Input};
 use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::simd::scales::Scales;
 use crate::kernels::simd::staged::Spread;
@@ -256,9 +256,9 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn panel<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
-        // SAFETY: the caller has AVX-512 VNNI.
-        unsafe { avx512_panel::dot::<P, S>(tile, tokens, out) }
+    unsafe fn panel<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
+        // SAFETY: the caller has AVX-512 VNNI; two planes are those of A16.
+        I::PLANES == 2 && out.len() >= avx512_panel::PAYS && unsafe { avx512_panel::dot::<P, S>(tile, tokens, out) }
     }
 
     #[inline(always)]
