@@ -57,12 +57,12 @@ class Sysroot:
 
     def flags(self, target: Target) -> list[str]:
         """Options of rustc for programs of `target`."""
-        if not target.own_std:
-            return []
-        sysroot = [f"--sysroot={self.path}"]
+        options = list(target.options)
+        if target.own_std:
+            options.append(f"--sysroot={self.path}")
         if target.triple == WASI:
-            sysroot.append(f"-Clink-arg={self.libraries(target) / 'self-contained' / ADDITIONS}")
-        return sysroot
+            options.append(f"-Clink-arg={self.libraries(target) / 'self-contained' / ADDITIONS}")
+        return options
 
     def build(self, targets: list[Target]) -> None:
         """Builds what is missing for `targets`, all at once; continues where an earlier build was interrupted.

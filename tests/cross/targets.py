@@ -37,6 +37,7 @@ class Target:
         cpus: Models to run on.
         packages: Debian packages by a command or a file that each brings.
         linker: `None` for the compiler's own choice.
+        options: Options of rustc, such as instructions that a program cannot look for when it runs.
         own_std: Whether the compiler's package has no standard library for it.
         full: Whether it is left out without `--full`.
     """
@@ -47,6 +48,7 @@ class Target:
     cpus: tuple[Cpu, ...]
     packages: dict[str, str] = field(default_factory=dict)
     linker: str | None = None
+    options: tuple[str, ...] = ()
     own_std: bool = True
     full: bool = False
 
@@ -101,7 +103,7 @@ TARGETS = (
         {
             "cortex-a57": (*REFERENCE, "neon"),
             "cortex-a76": (*REFERENCE, "neon", "neon-dotprod"),
-            "max": (*REFERENCE, "neon", "neon-dotprod"),
+            "max": (*REFERENCE, "neon", "neon-dotprod", "neon-i8mm"),
         },
     ),
     _linux(
@@ -151,9 +153,10 @@ TARGETS = (
         "wasm32",
         "wasm32-wasip1",
         ("wasm32", "little", 32),
-        (Cpu("node", ("node", "--no-warnings", str(WASI)), REFERENCE),),
+        (Cpu("node", ("node", "--no-warnings", str(WASI)), (*REFERENCE, "simd128")),),
         {"wasm-ld-22": "lld-22", "/usr/lib/wasm32-wasi/libc.a": "wasi-libc", "node": "nodejs"},
         linker="wasm-ld-22",
+        options=("-Ctarget-feature=+simd128",),
         full=True,
     ),
 )

@@ -7,8 +7,13 @@
 #[cfg(all(target_arch = "aarch64", feature = "std"))]
 mod aarch64;
 pub mod reference;
-#[cfg(all(any(target_arch = "aarch64", target_arch = "x86_64"), feature = "std"))]
+#[cfg(any(
+    all(any(target_arch = "aarch64", target_arch = "x86_64"), feature = "std"),
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
 mod simd;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm32;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
@@ -81,7 +86,13 @@ pub static SETS: &[KernelSet] = aarch64::SETS;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub static SETS: &[KernelSet] = x86_64::SETS;
 /// Every set of this build, slowest first.
-#[cfg(not(all(any(target_arch = "aarch64", target_arch = "x86_64"), feature = "std")))]
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub static SETS: &[KernelSet] = wasm32::SETS;
+/// Every set of this build, slowest first.
+#[cfg(not(any(
+    all(any(target_arch = "aarch64", target_arch = "x86_64"), feature = "std"),
+    all(target_arch = "wasm32", target_feature = "simd128")
+)))]
 pub static SETS: &[KernelSet] = &[reference::SET];
 
 impl Kernels {

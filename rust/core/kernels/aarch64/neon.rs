@@ -3,8 +3,10 @@
 use super::{neon_attention, neon_ops};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
-use crate::kernels::simd::dot;
+use crate::kernels::simd::dot::{self, Input};
 use crate::kernels::simd::lanes::{Job, Lanes};
+use crate::kernels::simd::scales::Scales;
+use crate::kernels::simd::tile::{Tile, Tokens};
 use crate::kernels::{KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::aarch64::*;
@@ -55,6 +57,10 @@ fn dot(matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<usize>, sums
 pub(super) trait Products {
     /// [`Lanes::dot`].
     unsafe fn dot<P: Codes, const N: usize>(codes: &[int32x4_t; 8], from: usize, x: *const i8) -> int32x4_t;
+    /// [`Lanes::panel`].
+    unsafe fn panel<P: Codes, S: Scales, I: Input>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
+        false
+    }
     /// [`Lanes::run`].
     unsafe fn run<J: Job>(job: J);
 }
@@ -254,6 +260,12 @@ impl<M: Products> Lanes for Neon<M> {
     unsafe fn dot<P: Codes, const N: usize>(codes: &[int32x4_t; 8], from: usize, x: *const i8) -> int32x4_t {
         // SAFETY: the caller's promise.
         unsafe { M::dot::<P, N>(codes, from, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { M::panel::<P, S, I>(tile, tokens, out) }
     }
 
     #[inline(always)]

@@ -25,7 +25,7 @@ fn dot(matrix: &Matrix, tile: usize, x: &Activations, tokens: Range<usize>, sums
 }
 
 /// Sums of four products by `sdot`.
-struct Sdot;
+pub(super) struct Sdot;
 
 impl Products for Sdot {
     #[inline(always)]

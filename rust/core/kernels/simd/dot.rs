@@ -342,17 +342,10 @@ unsafe fn by_activation<L: Lanes, P: Codes, S: Scales>(call: Call<'_>) {
 
 /// # Safety
 /// As for [`dot`].
-unsafe fn by_tokens<L: Lanes, P: Codes, S: Scales, I: Input>(mut call: Call<'_>) {
+unsafe fn by_tokens<L: Lanes, P: Codes, S: Scales, I: Input>(call: Call<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
-        let Call { tile, tokens, out } = &mut call;
-        let many = match (P::STAGED, I::PLANES) {
-            (_, 2) if out.len() >= PANEL && L::panel::<P, S>(tile, tokens, out) => true,
-            (false, 2) => false,
-            (false, _) => out.len() >= PANEL && L::bytes::<P, S, I>(tile, tokens, out),
-            (true, _) => out.len() > BLOCK && L::bytes::<P, S, I>(tile, tokens, out),
-        };
-        if !many {
+        if !L::panel::<P, S, I>(call.tile, &call.tokens, call.out) {
             run(call, [narrow::<L, P, S, I, 1>, narrow::<L, P, S, I, BLOCK>]);
         }
     }
@@ -374,8 +367,6 @@ unsafe fn wide<L: Lanes, I: Input, const T: usize>(call: Call<'_>) {
 
 /// Tokens that share the decoding of a group; the sums of both planes of more do not fit the registers of any set.
 const BLOCK: usize = 4;
-/// Tokens from which on a panel of decoded weights pays for its making, where codes are not spread anyway.
-const PANEL: usize = 32;
 
 /// Runs `one` on a single token, `block` on more, [`BLOCK`] at a time.
 ///

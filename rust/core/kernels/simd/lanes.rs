@@ -84,14 +84,9 @@ pub(in crate::kernels) trait Lanes: Sized {
     /// The products of the codes of steps `from..from + N` with the `4 · N` bytes at `x`, added up.
     unsafe fn dot<P: Codes, const N: usize>(codes: &[Self::Line; 8], from: usize, x: *const i8) -> Self::Line;
 
-    /// The sums of many tokens in A16 by way of i16 weights, where the set has a kernel for that and these weights
-    /// allow it; `false` where not, and `out` means nothing.
-    unsafe fn panel<P: Codes, S: Scales>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
-        false
-    }
-
-    /// The sums of several tokens by way of weights as bytes, where the set has a kernel for that; `false` where not.
-    unsafe fn bytes<P: Codes, S: Scales, I: Input>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
+    /// The sums of many tokens by way of weights that are decoded once for all of them, where the set has a kernel for
+    /// so many in this mode and these weights allow it; `false` where not, and `out` means nothing.
+    unsafe fn panel<P: Codes, S: Scales, I: Input>(_tile: &Tile<'_>, _tokens: &Tokens<'_>, _out: &mut Sums) -> bool {
         false
     }
 

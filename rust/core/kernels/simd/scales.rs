@@ -43,7 +43,7 @@ pub(in crate::kernels) trait Scales {
 }
 
 /// The level that [`Codes::steps`] delivers for weight 0.
-pub(super) const fn zero_level<L: Lanes, P: Codes>() -> i16 {
+pub(in crate::kernels) const fn zero_level<L: Lanes, P: Codes>() -> i16 {
     if L::SIGNED && P::ZERO == 128 { 0 } else { P::ZERO }
 }
 

@@ -18,6 +18,8 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::ptr::null;
 
+/// Tokens from which on they pay for their making.
+pub(super) const PAYS: usize = 32;
 /// Groups that are decoded at a time, lines of lanes for each: their codes fill half of the first-level cache.
 const GROUPS: usize = 64;
 const LANES: usize = 16;
@@ -49,7 +51,7 @@ struct Block {
 /// The dot slot for a tile and all tokens of `out`.
 ///
 /// # Safety
-/// As for [`Lanes::bytes`].
+/// As for [`Lanes::panel`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn dot<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
     // Not set to zeros first: with few tokens that would cost as much as their products.
@@ -90,7 +92,7 @@ pub(super) unsafe fn dot<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens:
 /// Decodes groups into `panel`; returns them.
 ///
 /// # Safety
-/// As for [`Lanes::bytes`], and the groups are the tile's.
+/// As for [`Lanes::panel`], and the groups are the tile's.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn decode<'a, P: Codes, S: Scales>(

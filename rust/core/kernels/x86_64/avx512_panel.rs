@@ -12,6 +12,8 @@ use crate::kernels::simd::staged::Stage;
 use crate::kernels::simd::tile::{Tile, Tokens};
 use core::arch::x86_64::*;
 
+/// Tokens from which on the panel pays for its making.
+pub(super) const PAYS: usize = 32;
 /// Tokens that share the loads of weights: with their sums, as many as there are registers for.
 pub(super) const TOKENS: usize = 8;
 /// Lines of i16 pairs to a group.

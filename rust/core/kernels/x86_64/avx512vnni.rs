@@ -256,16 +256,22 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn panel<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
-        // SAFETY: the caller has AVX-512 VNNI.
-        unsafe { avx512_panel::dot::<P, S>(tile, tokens, out) }
-    }
-
-    #[inline(always)]
-    unsafe fn bytes<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
-        // SAFETY: the caller has AVX-512 VNNI.
-        unsafe { avx512_bytes::dot::<P, S, I>(tile, tokens, out) }
-        true
+    unsafe fn panel<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
+        // SAFETY: the caller has AVX-512 VNNI; two planes are those of A16.
+        unsafe {
+            if I::PLANES == 2 && out.len() >= avx512_panel::PAYS && avx512_panel::dot::<P, S>(tile, tokens, out) {
+                return true;
+            }
+            // What is decoded for four tokens at a time otherwise, at little cost unless it is staged.
+            let pays = match (P::STAGED, I::PLANES) {
+                (true, _) => out.len() > 4,
+                (false, planes) => planes == 1 && out.len() >= avx512_bytes::PAYS,
+            };
+            if pays {
+                avx512_bytes::dot::<P, S, I>(tile, tokens, out);
+            }
+            pays
+        }
     }
 
     #[inline(always)]
