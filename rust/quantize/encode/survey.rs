@@ -90,3 +90,40 @@ fn decoded(format: Format, rows: &[Row], columns: usize) -> Vec<Vec<f64>> {
     };
     (0..rows.len()).map(row).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::tests::Random;
+    use crate::import::Source;
+    use serde_json::{Map, json};
+    use std::path::Path;
+
+    /// A source with one tensor of `rows` rows, all of them `scale` times the same few.
+    fn source(rows: usize, columns: usize, scale: f32) -> Source {
+        let mut random = Random(3);
+        let distinct: Vec<Vec<f32>> = (0..TILE).map(|_| random.row(columns)).collect();
+        let values = (0..rows).flat_map(|row| distinct[row % TILE].iter().map(|x| x * scale));
+        let data: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        let header = json!({"t.weight": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, data.len()]}});
+        let header = header.to_string().into_bytes();
+        let file = [&(header.len() as u64).to_le_bytes(), &*header, &data].concat();
+        Source::from_bytes(Path::new("memory"), Map::new(), file).unwrap()
+    }
+
+    #[test]
+    fn a_sample_stands_for_the_matrix_whatever_its_scale_and_the_threads() {
+        let formats = ["P20b4", "N4b8", "U8b8", "W16r"].map(|name| Format::parse(name).unwrap());
+        let of = |rows, scale, threads| {
+            let source = source(rows, 64, scale);
+            losses(&source.tensors["t.weight"], &formats, &Guidance::None, &Pool::new(threads)).unwrap()
+        };
+        let all = of(TILE, 1.0, 1);
+        assert!(all.windows(2).all(|pair| pair[0] > 4.0 * pair[1]) && all[0] < 0.2, "{all:?}");
+        assert_eq!(all, of(TILE, 4.0, 3));
+        let sampled = of(1000, 1.0, 2);
+        assert_eq!(sampled, of(1000, 1.0, 1));
+        assert!(sampled.iter().zip(&all).all(|(a, b)| (a / b - 1.0).abs() < 0.3), "{sampled:?} {all:?}");
+        assert_eq!(of(1, 0.0, 1), [0.0; 4]);
+    }
+}
