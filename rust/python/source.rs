@@ -61,6 +61,7 @@ impl Source {
 
     /// Bytes of all files of the directory that a conversion with these formats writes, or a few more.
     #[pyo3(signature = (files, provenance, *, profile = "default", body = None, head = None, formats = None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
     fn directory_bytes(
         &self, py: Python<'_>, files: BTreeMap<String, Vec<u8>>, provenance: BTreeMap<String, String>, profile: &str,
         body: Option<&str>, head: Option<&str>, formats: Option<BTreeMap<String, String>>,
