@@ -32,6 +32,7 @@ __all__ = [
     "kernels",
     "linear",
     "logprobs",
+    "matrix_bytes",
     "philox",
     "read_bandwidth",
     "release_free_memory",
@@ -85,6 +86,9 @@ def check_receipt(receipt: bytes) -> None:
 def conformance(backends: list[str] | None = None, threads: int = 1) -> str: ...
 def decode_bytes(model: Model) -> int:
     """Bytes of weights that a token reads when it is decoded alone: all linear layers and the head."""
+
+def matrix_bytes(format: str, rows: int, columns: int) -> int:
+    """Bytes of a matrix in a format, without bias: all planes with their padding. Raises RequestError."""
 
 def read_bandwidth(size: int, threads: int) -> int:
     """Bytes per second at which `threads` threads read a buffer of `size` bytes, each its own part, again and again.
@@ -184,6 +188,38 @@ class Source:
 
     def matrices(self) -> list[tuple[str, str, int, int]]:
         """The matrices of the model that it becomes, in order: name, "body", "head" or "embedding", rows, columns."""
+
+    def own_format(self, matrix: str) -> str | None:
+        """The format that keeps the codes of a matrix's tensor; None where there is none."""
+
+    def directory_bytes(
+        self,
+        files: Mapping[str, bytes],
+        provenance: Mapping[str, str],
+        *,
+        profile: str = "default",
+        body: str | None = None,
+        head: str | None = None,
+        formats: Mapping[str, str] | None = None,
+    ) -> int:
+        """Bytes of all files of the directory that a conversion with these formats writes, or a few more.
+
+        Raises RequestError.
+        """
+
+    def survey(
+        self,
+        candidates: Mapping[str, Sequence[str]],
+        *,
+        calibration: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        progress: Callable[[int, int, str], object] | None = None,
+    ) -> dict[str, list[float]]:
+        """Relative error energies of matrices in formats: ‖ΔW·x‖² / ‖W·x‖² over a calibration's inputs.
+
+        Of a sample of 64 rows of each matrix, quantized as a conversion would. `progress(done, total, matrix)` is
+        called after every matrix; what it raises stops the survey. Raises RequestError.
+        """
 
     def tensor_type(self, name: str) -> str:
         """The element type of a tensor, such as "Q4_1"."""
@@ -291,6 +327,10 @@ class Calibration:
     @property
     def windows(self) -> int:
         """Windows in the sums."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds all second moments."""
 
     def matrices(self) -> list[str]:
         """All matrices that have moments, sorted."""

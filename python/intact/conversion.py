@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from intact import gguf_vocab
-from intact._native import CONTRACT_VERSION, Model, Source, __version__
+from intact import allocation, gguf_vocab, recipes
+from intact._native import CONTRACT_VERSION, Calibration, Model, Source, __version__
 from intact.errors import ModelError, RequestError
 from intact.progress import progress_bar
 from intact.tokenizer import MAX_FILE_BYTES, Tokenizer
@@ -25,6 +24,9 @@ def quantize(
     type: str | None = None,
     head_type: str | None = None,
     tensor_types: Mapping[str, str] | None = None,
+    preset: str | None = None,
+    recipe: str | os.PathLike[str] | dict[str, Any] | None = None,
+    target_size: int | str | None = None,
     calibration: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -43,6 +45,11 @@ def quantize(
         head_type: Format of embedding and output head; by default as for `type`.
         tensor_types: Formats by regular expressions, found anywhere in a matrix's name; of those that are found the
             last decides, before `type` and `head_type`.
+        preset: A mix of formats for all matrices: "2bit", "3bit", "4bit", "6bit" or "8bit".
+        recipe: A recipe file, or a mapping in LLM Compressor's words (docs/RECIPES.md).
+        target_size: Bytes of the directory at most, such as 64_000_000 or "64MiB": formats are chosen by what each
+            costs by the calibration. Of `preset`, `recipe` and this one may be given; `type`, `head_type` and
+            `tensor_types` go before all three.
         calibration: A file of `intact imatrix`: whatever does not keep its codes is quantized by it, with error
             feedback where it holds all second moments.
         threads: CPU threads, 1…1024; by default all that this process may use.
@@ -64,9 +71,39 @@ def quantize(
             raise ModelError(f"{target}: already exists; choose another directory or allow overwriting")
         if not (Path(target) / "intact.json").is_file():
             raise ModelError(f"{target}: is no model directory, so it is not overwritten; choose another directory")
+    if sum(choice is not None for choice in (preset, recipe, target_size)) > 1:
+        raise RequestError("preset, recipe, target_size: give one of them")
     # Before the weights, which take long.
-    files = _companion_files(Source(path), profile)
-    formats = _formats(Source(path), tensor_types or {})
+    opened = Source(path)
+    files = _companion_files(opened, profile)
+    rules = _read_recipe(opened, recipe, calibration) if recipe is not None else None
+    kinds = {"body": type, "head": head_type, "embedding": head_type}
+    formats = _formats(opened, kinds, tensor_types or {}, preset, rules)
+    settings = {
+        "type": type,
+        "head_type": head_type,
+        "tensor_types": " ".join(f"{pattern}={name}" for pattern, name in (tensor_types or {}).items()) or None,
+        "preset": preset,
+        "recipe": rules.name if rules else None,
+        "recipe_sha256": rules.sha256 if rules else None,
+        "target_size": None if target_size is None else str(allocation.parse_size(target_size)),
+        "calibration": None if calibration is None else _sha256(os.fspath(calibration)),
+    }
+    provenance = {"profile": profile, "source": Path(path).resolve().name, "version": __version__}
+    provenance |= {name: value for name, value in settings.items() if value is not None}
+    if target_size is not None:
+        if calibration is None:
+            raise RequestError("target_size: what formats cost is not known; pass a calibration of `intact imatrix`")
+        free = [matrix for matrix in opened.matrices() if matrix[0] not in formats and kinds[matrix[1]] is None]
+        longest = provenance | {"requantized": f"{len(opened.matrices())} matrices"}
+
+        def size(chosen: Mapping[str, str]) -> int:
+            return opened.directory_bytes(
+                files, longest, profile=profile, body=type, head=head_type, formats=formats | dict(chosen)
+            )
+
+        request = allocation.Request(free, allocation.parse_size(target_size), size)
+        formats |= allocation.allocate(opened, request, calibration, threads=threads, progress=progress)
     with progress_bar("converting", "tensor", progress) as report:
         model = Model.convert(
             path,
@@ -78,18 +115,9 @@ def quantize(
             threads=threads,
             progress=report,
         )
-    provenance = {"profile": profile, "source": Path(path).resolve().name, "version": __version__}
     requantized = model.requantized
     if requantized:
         provenance["requantized"] = f"{len(requantized)} matrices"
-    if type is not None:
-        provenance["type"] = type
-    if head_type is not None:
-        provenance["head_type"] = head_type
-    if tensor_types:
-        provenance["tensor_types"] = " ".join(f"{pattern}={name}" for pattern, name in tensor_types.items())
-    if calibration is not None:
-        provenance["calibration"] = _sha256(os.fspath(calibration))
     model.save(target, files, provenance, overwrite)
     return {
         "digest": model.digest,
@@ -99,23 +127,43 @@ def quantize(
     }
 
 
-def _formats(source: Source, tensor_types: Mapping[str, str]) -> dict[str, str]:
-    """The formats of single matrices.
+def _formats(
+    source: Source,
+    kinds: Mapping[str, str | None],
+    tensor_types: Mapping[str, str],
+    preset: str | None,
+    recipe: recipes.Recipe | None,
+) -> dict[str, str]:
+    """The formats of single matrices, where `kinds` are those of "body", "head" and "embedding".
 
     Raises:
-        RequestError: A pattern is no regular expression or matches no matrix.
+        RequestError: There is no such preset, or a pattern is no regular expression or matches no matrix.
     """
-    names = [name for name, *_ in source.matrices()] if tensor_types else []
-    formats = {}
+    matrices = source.matrices()
+    formats = recipes.preset_formats(preset, matrices) if preset is not None else {}
+    if recipe is not None:
+        formats |= recipe.formats
+    formats = {name: formats[name] for name, role, *_ in matrices if name in formats and kinds[role] is None}
     for pattern, format in tensor_types.items():
-        try:
-            found = [name for name in names if re.search(pattern, name)]
-        except re.error as error:
-            raise RequestError(f"tensor_types: {pattern!r} is no regular expression: {error}") from error
-        if not found:
-            raise RequestError(f"tensor_types: {pattern!r} is found in no matrix's name; one name is {names[0]}")
-        formats.update(dict.fromkeys(found, format))
+        formats.update(dict.fromkeys(recipes.matched(pattern, matrices, "tensor_types"), format))
     return formats
+
+
+def _read_recipe(
+    source: Source,
+    recipe: str | os.PathLike[str] | dict[str, Any],
+    calibration: str | os.PathLike[str] | None,
+) -> recipes.Recipe:
+    """A recipe for a source.
+
+    Raises:
+        ModelError: It, or the calibration, cannot be read.
+        RequestError: It is malformed, fits no matrix, or needs another calibration.
+    """
+    found = recipes.read(recipe, source.matrices())
+    if found.feedback and (calibration is None or not Calibration.read(calibration).full):
+        raise RequestError("recipe: GPTQModifier feeds errors back; pass a calibration of `intact imatrix --full`")
+    return found
 
 
 def _sha256(path: str) -> str:

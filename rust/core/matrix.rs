@@ -136,6 +136,13 @@ impl PlaneSizes {
             row: tiles.checked_mul(64)?,
         })
     }
+
+    /// The bytes of all planes as they are stored, each padded to 64; `None` where they do not fit the address space.
+    #[must_use]
+    pub fn stored(&self) -> Option<usize> {
+        let planes = [self.payload, self.scale, self.sign, self.offset, self.row];
+        planes.into_iter().try_fold(0_usize, |sum, plane| sum.checked_add(plane.checked_next_multiple_of(64)?))
+    }
 }
 
 /// One block's scale and offset: `W = s · u + z` (z8) or `s · level` (r, b8).

@@ -71,6 +71,12 @@ impl Calibration {
         self.with(py, |own| own.windows)
     }
 
+    /// Whether it holds all second moments.
+    #[getter]
+    fn full(&self, py: Python<'_>) -> bool {
+        self.with(py, |own| own.settings.full)
+    }
+
     /// All matrices that have moments, sorted.
     fn matrices(&self, py: Python<'_>) -> Vec<String> {
         let mut names: Vec<String> =

@@ -59,6 +59,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(release_free_memory, m)?)?;
     m.add_function(wrap_pyfunction!(conformance::conformance, m)?)?;
     m.add_function(wrap_pyfunction!(roof::decode_bytes, m)?)?;
+    m.add_function(wrap_pyfunction!(model::matrix_bytes, m)?)?;
     m.add_function(wrap_pyfunction!(roof::read_bandwidth, m)?)?;
     m.add("MAX_RECEIPT_BYTES", intact::receipt::MAX_BYTES)?;
     m.add_function(wrap_pyfunction!(receipt::check_receipt, m)?)?;

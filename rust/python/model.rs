@@ -5,6 +5,7 @@ use intact::Loaded;
 use intact::model::{self, Extras};
 use intact_core::cpu::Pool;
 use intact_core::formats::{DEFAULT_BLOCK, Format};
+use intact_core::matrix::PlaneSizes;
 use intact_quantize::calibrate::Calibration;
 use intact_quantize::convert::{self, Options, Profile};
 use intact_quantize::import::Source;
@@ -26,13 +27,60 @@ pub(crate) fn threads(asked: Option<usize>) -> PyResult<usize> {
     }
 }
 
-fn format(field: &str, name: Option<&str>) -> PyResult<Option<Format>> {
-    let Some(name) = name else { return Ok(None) };
-    Format::parse(name).map(Some).ok_or_else(|| {
+/// The format of that name; `field` says where it stands.
+pub(crate) fn format(field: &str, name: &str) -> PyResult<Format> {
+    Format::parse(name).ok_or_else(|| {
         let all = Format::all().filter(|format| format.block == DEFAULT_BLOCK).map(|format| format.to_string());
         let all = all.collect::<Vec<_>>().join(" ");
         errors::request(format!("{field}: {name:?} is not one of {all}, or one of b4, b8, z8 with /16, /64 or /128"))
     })
+}
+
+/// Bytes of a matrix in a format, without bias: all planes with their padding.
+#[pyfunction]
+pub(crate) fn matrix_bytes(format: &str, rows: usize, columns: usize) -> PyResult<usize> {
+    let sizes = PlaneSizes::of(&self::format("format", format)?, rows, columns);
+    sizes.and_then(|sizes| sizes.stored()).ok_or_else(|| errors::request("rows, columns: too large for this machine"))
+}
+
+/// Options of a conversion as Python names them, without calibration and threads.
+pub(crate) fn options(
+    profile: &str, body: Option<&str>, head: Option<&str>, formats: Option<BTreeMap<String, String>>,
+) -> PyResult<Options> {
+    let named = |(matrix, name): (String, String)| format(&matrix, &name).map(|format| (matrix, format));
+    Ok(Options {
+        profile: Profile::parse(profile)
+            .ok_or_else(|| errors::request(format!("profile: {profile:?} is not one of default, fast, fastest")))?,
+        body: body.map(|name| format("type", name)).transpose()?,
+        head: head.map(|name| format("head_type", name)).transpose()?,
+        formats: formats.unwrap_or_default().into_iter().map(named).collect::<PyResult<_>>()?,
+        ..Options::default()
+    })
+}
+
+/// A calibration's file.
+pub(crate) fn calibration(py: Python<'_>, path: Option<PathBuf>) -> PyResult<Option<Arc<Calibration>>> {
+    let read = |path: PathBuf| py.detach(|| Calibration::read(&path)).map(Arc::new).map_err(errors::model);
+    path.map(read).transpose()
+}
+
+/// Does long work without the GIL; `work` tells its report how many of how many are done, and what the last one was.
+/// `progress`, the same in Python, may raise to stop it.
+pub(crate) fn reporting<T: Send>(
+    py: Python<'_>, progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&mut dyn FnMut(usize, usize, &str) -> bool) -> Result<T, String> + Send,
+) -> PyResult<T> {
+    let mut raised = None;
+    let mut report = |done: usize, total: usize, last: &str| {
+        let Some(progress) = &progress else { return true };
+        raised = Python::attach(|py| progress.call1(py, (done, total, last)).err());
+        raised.is_none()
+    };
+    let done = py.detach(|| work(&mut report));
+    match raised {
+        Some(error) => Err(error),
+        None => done.map_err(errors::model),
+    }
 }
 
 #[pymethods]
@@ -60,38 +108,15 @@ impl Model {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let threads = self::threads(threads)?;
-        let named = |(matrix, name): (String, String)| {
-            format(&matrix, Some(&name)).map(|format| format.map(|format| (matrix, format)))
-        };
-        let formats: PyResult<Vec<_>> = formats.unwrap_or_default().into_iter().map(named).collect();
-        let calibration = calibration.map(|path| py.detach(|| Calibration::read(&path)).map_err(errors::model));
-        let options = Options {
-            formats: formats?.into_iter().flatten().collect(),
-            calibration: calibration.transpose()?.map(Arc::new),
-            profile: Profile::parse(profile)
-                .ok_or_else(|| errors::request(format!("profile: {profile:?} is not one of default, fast, fastest")))?,
-            body: format("type", body)?,
-            head: format("head_type", head)?,
-            threads,
-            ..Options::default()
-        };
+        let options = self::options(profile, body, head, formats)?;
+        let options = Options { calibration: self::calibration(py, calibration)?, threads, ..options };
         let path = source.as_path();
-        let mut raised = None;
-        let mut report = |done: usize, total: usize, tensor: &str| {
-            let Some(progress) = &progress else { return true };
-            raised = Python::attach(|py| progress.call1(py, (done, total, tensor)).err());
-            raised.is_none()
-        };
-        let converted = py.detach(|| -> Result<_, String> {
+        reporting(py, progress, |report| {
             let source = Source::open(path).map_err(|error| error.to_string())?;
-            let converted = convert::convert(&source, &options, &mut report).map_err(|error| error.to_string())?;
+            let converted = convert::convert(&source, &options, report).map_err(|error| error.to_string())?;
             let model = Loaded::from_model(converted.model, path, &Pool::new(threads));
             Ok(Self(model.map_err(|error| error.to_string())?, converted.requantized))
-        });
-        match raised {
-            Some(error) => Err(error),
-            None => converted.map_err(errors::model),
-        }
+        })
     }
 
     /// Matrices of a converted source that did not keep its codes; empty for a model directory.

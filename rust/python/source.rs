@@ -1,12 +1,15 @@
 //! `Source`: a checkpoint in floats or in another engine's codes.
 
-use crate::errors;
+use crate::{errors, model};
+use intact::model::Extras;
 use intact_quantize::arch::Role;
-use intact_quantize::convert;
+use intact_quantize::convert::{self, Options};
 use intact_quantize::import::{self, Array, Meta, TokenizerFiles};
+use intact_quantize::survey;
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A GGUF file or Hugging Face directory, opened for reading.
@@ -48,6 +51,44 @@ impl Source {
         };
         let plans = convert::matrices(&self.0).map_err(errors::model)?;
         Ok(plans.into_iter().map(|plan| (plan.name, role(plan.role), plan.rows, plan.columns)).collect())
+    }
+
+    /// The format that keeps the codes of a matrix's tensor; None where there is none.
+    fn own_format(&self, py: Python<'_>, matrix: &str) -> PyResult<Option<String>> {
+        let own = py.detach(|| survey::own_format(&self.0, matrix)).map_err(errors::model)?;
+        Ok(own.map(|format| format.to_string()))
+    }
+
+    /// Bytes of all files of the directory that a conversion with these formats writes, or a few more.
+    #[pyo3(signature = (files, provenance, *, profile = "default", body = None, head = None, formats = None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
+    fn directory_bytes(
+        &self, py: Python<'_>, files: BTreeMap<String, Vec<u8>>, provenance: BTreeMap<String, String>, profile: &str,
+        body: Option<&str>, head: Option<&str>, formats: Option<BTreeMap<String, String>>,
+    ) -> PyResult<usize> {
+        let options = model::options(profile, body, head, formats)?;
+        let outline = py.detach(|| survey::outline(&self.0, &options)).map_err(errors::model)?;
+        let bytes = intact::model::directory_bytes(&outline, &Extras { files, provenance });
+        bytes.ok_or_else(|| errors::model(format!("{}: too large for this machine", self.0.path.display())))
+    }
+
+    /// Relative error energies of matrices in formats, by a sample of rows that are quantized by a calibration.
+    /// `progress(done, total, matrix)` may raise to stop.
+    #[pyo3(signature = (candidates, *, calibration = None, threads = None, progress = None))]
+    fn survey(
+        &self, py: Python<'_>, candidates: BTreeMap<String, Vec<String>>, calibration: Option<PathBuf>,
+        threads: Option<usize>, progress: Option<Py<PyAny>>,
+    ) -> PyResult<BTreeMap<String, Vec<f64>>> {
+        let named = |(matrix, names): (String, Vec<String>)| {
+            let formats: PyResult<Vec<_>> = names.iter().map(|name| model::format(&matrix, name)).collect();
+            formats.map(|formats| (matrix, formats))
+        };
+        let candidates = candidates.into_iter().map(named).collect::<PyResult<_>>()?;
+        let calibration = model::calibration(py, calibration)?;
+        let options = Options { calibration, threads: model::threads(threads)?, ..Options::default() };
+        model::reporting(py, progress, |report| {
+            survey::survey(&self.0, &candidates, &options, report).map_err(|error| error.to_string())
+        })
     }
 
     /// The element type of a tensor, such as "Q4_1".

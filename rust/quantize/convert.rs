@@ -93,7 +93,7 @@ impl Profile {
         Self::ALL.into_iter().find(|profile| profile.name() == name)
     }
 
-    fn keys(self) -> KeyCache {
+    pub(crate) fn keys(self) -> KeyCache {
         match self {
             Self::Default | Self::Fast => KeyCache::Wide,
             Self::Fastest => KeyCache::Narrow,
@@ -101,7 +101,7 @@ impl Profile {
     }
 
     /// The activation mode of matrices in a role; the cap of A8b is still to be chosen.
-    fn activation(self, role: Role) -> Activation {
+    pub(crate) fn activation(self, role: Role) -> Activation {
         match (self, role) {
             (Self::Fastest, _) => Activation::A8,
             (Self::Fast, Role::Body) => Activation::A8b { cap: u8::MAX },
@@ -220,7 +220,7 @@ pub fn convert(
     Ok(Converted { model, provenance, requantized })
 }
 
-fn check(options: &Options) -> Result<(), ConvertError> {
+pub(crate) fn check(options: &Options) -> Result<(), ConvertError> {
     let fault = |option, problem, remedy| Err(ConvertError::Option { option, problem, remedy });
     if !(8..=20).contains(&options.fraction_bits) {
         let problem = format!("it is {}", options.fraction_bits);
@@ -233,16 +233,16 @@ fn check(options: &Options) -> Result<(), ConvertError> {
 }
 
 /// How a matrix is to be stored.
-struct Choice {
-    format: Format,
+pub(crate) struct Choice {
+    pub(crate) format: Format,
     /// What keeps the tensor's own codes, where the format does.
-    kept: Option<Transcription>,
+    pub(crate) kept: Option<Transcription>,
     /// Whether codes of the source are lost.
     requantized: bool,
 }
 
 /// A choice for every plan, all of them before any long work.
-fn choices(source: &Source, plans: &[MatrixPlan], options: &Options) -> Result<Vec<Choice>, ConvertError> {
+pub(crate) fn choices(source: &Source, plans: &[MatrixPlan], options: &Options) -> Result<Vec<Choice>, ConvertError> {
     if let Some(name) = options.formats.keys().find(|&name| plans.iter().all(|plan| plan.name != *name)) {
         let remedy = "name one of the checkpoint's matrices".to_owned();
         return Err(ConvertError::Option { option: "formats", problem: format!("there is no matrix {name}"), remedy });
@@ -264,17 +264,25 @@ fn choice(source: &Source, plan: &MatrixPlan, options: &Options) -> Result<Choic
         return Err(error(source, &weight, "no format fits it".to_owned(), "pass a format"));
     };
     let kept = own.and_then(|own| own.in_format(format));
-    let default_block = Format { block: DEFAULT_BLOCK, ..format };
-    if kept.is_none() && !QUANTIZED.contains(&default_block.to_string().as_str()) {
-        let remedy = format!("pass {}, or one with /16, /64 or /128 after b4, b8 or z8", QUANTIZED.join(", "));
-        let problem = format!("{}: real weights are not quantized to {format}", plan.name);
-        return Err(ConvertError::Option { option, problem, remedy });
+    if kept.is_none() {
+        quantizable(&plan.name, format, option)?;
     }
     Ok(Choice { format, kept, requantized: kept.is_none() && !tensor.dtype.is_float() })
 }
 
+/// Refuses a format that real weights are not quantized to, which `option` asks for.
+pub(crate) fn quantizable(matrix: &str, format: Format, option: &'static str) -> Result<(), ConvertError> {
+    let default_block = Format { block: DEFAULT_BLOCK, ..format };
+    if QUANTIZED.contains(&default_block.to_string().as_str()) {
+        return Ok(());
+    }
+    let remedy = format!("pass {}, or one with /16, /64 or /128 after b4, b8 or z8", QUANTIZED.join(", "));
+    let problem = format!("{matrix}: real weights are not quantized to {format}");
+    Err(ConvertError::Option { option, problem, remedy })
+}
+
 /// What `options` say of the inputs of a matrix.
-fn guidance(source: &Source, plan: &MatrixPlan, options: &Options) -> Result<Guidance, ConvertError> {
+pub(crate) fn guidance(source: &Source, plan: &MatrixPlan, options: &Options) -> Result<Guidance, ConvertError> {
     let Some(set) = options.calibration.as_ref().and_then(|calibration| calibration.find(&plan.name)) else {
         return Ok(Guidance::None);
     };
@@ -295,13 +303,8 @@ fn matrix(
     let weight = format!("{}.weight", plan.name);
     let tensor = tensor(source, &weight)?;
     let guidance = if choice.kept.is_some() { Guidance::None } else { guidance(source, plan, options)? };
-    let encoded = encode::encode(tensor, choice.format, choice.kept, &guidance, pool).map_err(|fault| match fault {
-        RowError::Read(fault) => ConvertError::Source(fault),
-        RowError::TooLarge(row) => {
-            let problem = format!("row {row}: weights are too large for a row constant of 23 bits");
-            error(source, &weight, problem, "the checkpoint is damaged: fetch it again")
-        }
-    })?;
+    let encoded = encode::encode(tensor, choice.format, choice.kept, &guidance, pool)
+        .map_err(|fault| row_error(source, &weight, fault))?;
     let mut planes = encoded.planes;
     if plan.bias {
         planes.bias = Some(bias(source, &format!("{}.bias", plan.name), options.fraction_bits)?);
@@ -316,6 +319,17 @@ fn matrix(
         preshift: 0,
         planes,
     })
+}
+
+/// What an encoder found wrong in a tensor.
+pub(crate) fn row_error(source: &Source, tensor: &str, fault: RowError) -> ConvertError {
+    match fault {
+        RowError::Read(fault) => ConvertError::Source(fault),
+        RowError::TooLarge(row) => {
+            let problem = format!("row {row}: weights are too large for a row constant of 23 bits");
+            error(source, tensor, problem, "the checkpoint is damaged: fetch it again")
+        }
+    }
 }
 
 /// The plane of a bias: i32 in QF.
@@ -356,11 +370,11 @@ fn share_caps<'a>(
     Ok(())
 }
 
-fn tensor<'a>(source: &'a Source, name: &str) -> Result<&'a Tensor, ConvertError> {
+pub(crate) fn tensor<'a>(source: &'a Source, name: &str) -> Result<&'a Tensor, ConvertError> {
     let missing = || error(source, name, "it is missing".to_owned(), "fetch the checkpoint again");
     source.tensors.get(name).ok_or_else(missing)
 }
 
-fn error(source: &Source, tensor: &str, problem: String, remedy: &'static str) -> ConvertError {
+pub(crate) fn error(source: &Source, tensor: &str, problem: String, remedy: &'static str) -> ConvertError {
     ConvertError::Tensor { path: source.path.clone(), tensor: tensor.to_owned(), problem, remedy }
 }

@@ -7,3 +7,4 @@ pub mod encode;
 pub mod error;
 pub mod import;
 mod real;
+pub mod survey;

@@ -28,6 +28,12 @@ def quantize(
             "--tensor-type", help="REGEX=FORMAT for the matrices whose names it is found in; may be repeated."
         ),
     ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="2bit, 3bit, 4bit, 6bit or 8bit.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="A file that says which matrix gets what.")] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option("--target-size", help="Bytes of the directory at most, such as 64MiB; needs --imatrix."),
+    ] = None,
     calibration: Annotated[str | None, typer.Option("--imatrix", help="A file of intact imatrix.")] = None,
     threads: ThreadsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a directory that exists.")] = False,
@@ -43,6 +49,9 @@ def quantize(
         type=type,
         head_type=head_type,
         tensor_types=_tensor_types(tensor_type or []),
+        preset=preset,
+        recipe=recipe,
+        target_size=target_size,
         calibration=calibration,
         threads=threads,
         overwrite=overwrite,

@@ -1,6 +1,7 @@
 //! `intact.json` as data.
 
 use super::program::ProgramRecord;
+use super::write::Extras;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -76,6 +77,21 @@ pub struct VectorRecord {
     pub length: usize,
     /// Of the plane.
     pub sha256: String,
+}
+
+impl Manifest {
+    /// Names small files with their hashes, and the provenance.
+    pub(super) fn add(&mut self, extras: &Extras) {
+        self.files = extras.files.iter().map(|(name, bytes)| (name.clone(), sha256_hex(bytes))).collect();
+        self.provenance.clone_from(&extras.provenance);
+    }
+
+    /// The content of the file.
+    pub(super) fn text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
 }
 
 impl ModelRecord {

@@ -7,7 +7,7 @@ mod write;
 
 pub use manifest::{Manifest, canonical_json, sha256_hex};
 pub use read::{Loaded, Verified};
-pub use write::{Extras, plane_bytes, write};
+pub use write::{Extras, directory_bytes, plane_bytes, write};
 
 /// The file that holds everything that decides a bit, but the planes.
 pub const MANIFEST: &str = "intact.json";

@@ -7,7 +7,7 @@ use crate::error::ModelError;
 use intact_core::CONTRACT_VERSION;
 use intact_core::cpu::Pool;
 use intact_core::formats::N4_DEFAULT_TABLE;
-use intact_core::matrix::{Activation, Matrix};
+use intact_core::matrix::{Activation, Matrix, PlaneSizes};
 use intact_core::program::{Model, Vector};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -65,9 +65,13 @@ pub(super) fn named_planes(model: &Model) -> Vec<(String, Cow<'_, [u8]>)> {
 
 /// The manifest of a model, without small files and provenance.
 pub(super) fn describe(model: &Model, pool: &Pool) -> Manifest {
-    let planes_by_name = named_planes(model);
-    let hashes = pool.map(planes_by_name.len(), |i| sha256_hex(&planes_by_name[i].1));
-    let hashes: BTreeMap<&str, String> = planes_by_name.iter().map(|(name, _)| name.as_str()).zip(hashes).collect();
+    let planes = named_planes(model);
+    let hashes = pool.map(planes.len(), |i| sha256_hex(&planes[i].1));
+    describe_as(model, &planes.iter().map(|(name, _)| name.as_str()).zip(hashes).collect())
+}
+
+/// The same with the hashes of planes given.
+fn describe_as(model: &Model, hashes: &BTreeMap<&str, String>) -> Manifest {
     let matrix = |matrix: &Matrix| {
         let record = MatrixRecord {
             rows: matrix.rows,
@@ -124,8 +128,7 @@ pub fn write(
         return Err(ModelError::Exists { path: path.to_owned() });
     }
     let mut manifest = describe(model, pool);
-    manifest.files = extras.files.iter().map(|(name, bytes)| (name.clone(), sha256_hex(bytes))).collect();
-    manifest.provenance = extras.provenance.clone();
+    manifest.add(extras);
 
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let sibling = |suffix: &str| path.with_file_name(format!(".{name}.{suffix}-{}", std::process::id()));
@@ -135,9 +138,7 @@ pub fn write(
         write_file(&partial.0.join(name), &[bytes])?;
     }
     write_planes(&partial.0.join(PLANES), model)?;
-    let mut text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-    text.push(b'\n');
-    write_file(&partial.0.join(MANIFEST), &[&text])?;
+    write_file(&partial.0.join(MANIFEST), &[&manifest.text()])?;
 
     let old = Partial(sibling("old"));
     if path.exists() {
@@ -165,21 +166,54 @@ fn write_file(path: &Path, parts: &[&[u8]]) -> Result<(), ModelError> {
     file.sync_all().map_err(io(path, "write"))
 }
 
-fn write_planes(path: &Path, model: &Model) -> Result<(), ModelError> {
-    let planes = named_planes(model);
+/// The header of `model.safetensors` for planes of these names and lengths in bytes.
+fn header<'a>(planes: impl Iterator<Item = (&'a str, usize)>) -> Vec<u8> {
     let mut offset = 0;
     let entries: Vec<String> = planes
-        .iter()
-        .map(|(name, bytes)| {
+        .map(|(name, length)| {
             let start = offset;
-            offset += bytes.len();
-            format!("{name:?}:{{\"dtype\":\"U8\",\"shape\":[{}],\"data_offsets\":[{start},{offset}]}}", bytes.len())
+            offset += length;
+            format!("{name:?}:{{\"dtype\":\"U8\",\"shape\":[{length}],\"data_offsets\":[{start},{offset}]}}")
         })
         .collect();
     let mut header = format!("{{{}}}", entries.join(",")).into_bytes();
     header.resize((header.len() + 8).next_multiple_of(64) - 8, b' ');
+    header
+}
+
+fn write_planes(path: &Path, model: &Model) -> Result<(), ModelError> {
+    let planes = named_planes(model);
+    let header = header(planes.iter().map(|(name, bytes)| (name.as_str(), bytes.len())));
     let length = (header.len() as u64).to_le_bytes();
     let mut parts: Vec<&[u8]> = vec![&length, &header];
     parts.extend(planes.iter().map(|(_, bytes)| &**bytes));
     write_file(path, &parts)
+}
+
+/// The bytes of all files of the directory that [`write`] makes of a model, or `None` where they do not fit the address
+/// space. Planes of matrices may be empty: formats and shapes say their lengths.
+#[must_use]
+pub fn directory_bytes(model: &Model, extras: &Extras) -> Option<usize> {
+    let mut lengths: BTreeMap<String, usize> =
+        named_planes(model).into_iter().map(|(name, bytes)| (name, bytes.len())).collect();
+    for matrix in &model.matrices {
+        let sizes = PlaneSizes::of(&matrix.format, matrix.rows, matrix.columns)?;
+        for (kind, _) in planes(matrix) {
+            let length = match kind {
+                "payload" => sizes.payload,
+                "scale" => sizes.scale,
+                "sign" => sizes.sign,
+                "offset" => sizes.offset,
+                "bias" => matrix.rows.checked_mul(4)?,
+                _ => sizes.row,
+            };
+            lengths.insert(format!("{}.{kind}", matrix.name), length.checked_next_multiple_of(64)?);
+        }
+    }
+    let hashes = lengths.keys().map(|name| (name.as_str(), sha256_hex(&[]))).collect();
+    let mut manifest = describe_as(model, &hashes);
+    manifest.add(extras);
+    let header = header(lengths.iter().map(|(name, &length)| (name.as_str(), length))).len() + 8;
+    let parts = lengths.values().copied().chain(extras.files.values().map(Vec::len));
+    parts.chain([header, manifest.text().len()]).try_fold(0_usize, usize::checked_add)
 }

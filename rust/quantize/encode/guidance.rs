@@ -1,6 +1,7 @@
 //! What is known of a matrix's inputs, and what encoders make of it.
 use super::factor::Factor;
 use intact_core::cpu::Pool;
+use intact_core::formats::TILE;
 
 /// Second moments of a layer's inputs: H = sum of x·xᵀ, symmetric.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,21 @@ impl Moments {
         let moments = Self { columns, lower };
         let sound = moments.lower.len() == count && moments.lower.iter().all(|value| value.is_finite());
         (sound && (0..columns).all(|k| moments.diagonal(k) >= 0.0)).then_some(moments)
+    }
+
+    /// e·H·eᵀ for 16 rows e at a time, given by columns: of the errors themselves, without damping.
+    pub(super) fn energies(&self, e: &[[f64; TILE]]) -> [f64; TILE] {
+        let mut sums = [0.0; TILE];
+        for (i, own) in e.iter().enumerate() {
+            let (last, row) = (self.diagonal(i), &self.lower[i * (i + 1) / 2..][..i]);
+            let mut inner = own.map(|e| e * last);
+            for (other, &moment) in e.iter().zip(row) {
+                let moment = 2.0 * moment;
+                inner.iter_mut().zip(other).for_each(|(inner, e)| *inner += e * moment);
+            }
+            sums.iter_mut().zip(own.iter().zip(&inner)).for_each(|(sum, (e, inner))| *sum += e * inner);
+        }
+        sums
     }
 
     /// e·H·eᵀ.
@@ -60,6 +76,23 @@ impl Guidance {
                 weights.len() == columns && weights.iter().all(|&weight| weight.is_finite() && weight >= 0.0)
             }
             Self::Moments(moments) => moments.columns == columns,
+        }
+    }
+
+    /// The energies of 16 rows, given by columns: e·H·eᵀ, or the weighted sum of squares.
+    pub(super) fn energies(&self, e: &[[f64; TILE]]) -> [f64; TILE] {
+        let weighted = |weight: &dyn Fn(usize) -> f64| {
+            let mut sums = [0.0; TILE];
+            for (k, column) in e.iter().enumerate() {
+                let weight = weight(k);
+                sums.iter_mut().zip(column).for_each(|(sum, e)| *sum += e * e * weight);
+            }
+            sums
+        };
+        match self {
+            Self::None => weighted(&|_| 1.0),
+            Self::Importance(weights) => weighted(&|k| weights[k]),
+            Self::Moments(moments) => moments.energies(e),
         }
     }
 }

@@ -46,6 +46,24 @@ fn loss(format: &Format, guide: &Guide, values: &[Vec<f32>], moments: &Moments) 
 }
 
 #[test]
+fn energies_of_rows_side_by_side_are_those_of_each() {
+    let (values, moments, importance) = problem(5, 40);
+    let mut columns = vec![[0.0; TILE]; 40];
+    for (r, row) in values.iter().enumerate() {
+        columns.iter_mut().zip(row).for_each(|(column, &x)| column[r] = f64::from(x));
+    }
+    let guides = [Guidance::None, Guidance::Importance(importance.clone()), Guidance::Moments(moments.clone())];
+    let [plain, weighted, full] = guides.map(|guidance| guidance.energies(&columns));
+    for (r, row) in values.iter().enumerate() {
+        let x: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+        assert_eq!(full[r], moments.energy(&x));
+        assert_eq!(plain[r], x.iter().fold(0.0, |sum, x| sum + x * x));
+        assert_eq!(weighted[r], x.iter().zip(&importance).fold(0.0, |sum, (x, w)| sum + x * x * w));
+    }
+    assert_eq!(full[values.len()..], [0.0; TILE][values.len()..]);
+}
+
+#[test]
 fn feedback_and_importance_lower_the_loss() {
     let (values, moments, importance) = problem(8, 256);
     let pool = Pool::new(2);

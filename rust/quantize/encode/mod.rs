@@ -12,6 +12,7 @@ mod layout;
 mod quantize;
 mod row;
 mod scalar;
+mod survey;
 mod transcribe;
 mod trellis;
 mod viterbi;
@@ -20,6 +21,7 @@ pub use guidance::{Guidance, Moments};
 pub use layout::PlaneBuffers;
 pub use quantize::QUANTIZED;
 pub use row::{Row, Unrepresentable};
+pub use survey::losses;
 pub use transcribe::{Transcription, kept, transcribe, transcription};
 
 use crate::error::Error;
