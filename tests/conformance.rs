@@ -5,6 +5,7 @@
 use intact_conformance::report::{Selection, digest_of_all, run};
 use intact_conformance::{cases, vectors};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 #[test]
 fn every_back_end_computes_what_is_published() {
@@ -35,4 +36,19 @@ fn an_unknown_back_end_is_refused_by_name() {
     let selection = Selection { backends: Some(vec!["avx1024".to_owned()]), ..Selection::default() };
     let problem = run(&selection, &mut |_, _, _| true).err().unwrap();
     assert!(problem.contains("avx1024") && problem.contains("reference"), "{problem}");
+}
+
+#[test]
+fn documents_name_what_is_published() {
+    let published = vectors::published();
+    let (count, digest) = (published.len(), digest_of_all(&published));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root.ancestors().find(|path| path.join("README.md").is_file()).unwrap();
+    for (file, claim) in [
+        ("README.md", format!("{count} cases each, digest of all `{digest}`")),
+        ("docs/CONFORMANCE.md", format!("{}…, {count} cases", &digest[..8])),
+    ] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        assert!(text.contains(&claim), "{file} does not say {claim:?}");
+    }
 }
