@@ -27,10 +27,35 @@ const LANES: usize = 16;
 /// Added to an i16 below another, so that it takes nothing from that one.
 const SIGN: i32 = 1 << 15;
 
-/// Whether a group's product of codes fits an i16, so that its scale and the offset are one multiplication: codes and
-/// their sum share a lane until then, the product in the low half with its zero level taken off, the sum in the high one.
-const fn packed<P: Codes, S: Scales>() -> bool {
-    S::OFFSET && !S::HALVES && P::STEPS_16 >= STEPS
+/// What a group's products of codes become: nothing else of payload and mode decides how they are multiplied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The sum.
+    Plain,
+    /// Times the scale.
+    Scaled,
+    /// Each half times its scale.
+    Halves,
+    /// Times the scale, plus the offset for the sum of the token's codes.
+    Offset,
+    /// The same with a scale and an offset for each half.
+    OffsetHalves,
+    /// As `Offset`, where a group's product fits an i16, so that scale and offset are one multiplication: codes and their
+    /// sum share a lane until then, the product in the low half with its zero level taken off, the sum in the high one.
+    Packed,
+}
+
+const FORMS: [Form; 6] = [Form::Plain, Form::Scaled, Form::Halves, Form::Offset, Form::OffsetHalves, Form::Packed];
+
+const fn form<P: Codes, S: Scales>() -> Form {
+    match (S::OFFSET, S::HALVES) {
+        (true, true) => Form::OffsetHalves,
+        (true, false) if P::STEPS_16 >= STEPS => Form::Packed,
+        (true, false) => Form::Offset,
+        (false, true) => Form::Halves,
+        (false, false) if S::SCALED => Form::Scaled,
+        (false, false) => Form::Plain,
+    }
 }
 
 /// Bytes and scales of one group of a tile.
@@ -57,6 +82,14 @@ pub(super) unsafe fn dot<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens:
     // Not set to zeros first: with few tokens that would cost as much as their products.
     let mut panel = [const { MaybeUninit::uninit() }; GROUPS];
     let mut block = Block { scales: [[0; GROUPS]; TOKENS], starts: [[[0; GROUPS]; 2]; TOKENS] };
+    let multiply = match form::<P, S>() {
+        Form::Plain => multiply::<I, { Form::Plain as usize }>,
+        Form::Scaled => multiply::<I, { Form::Scaled as usize }>,
+        Form::Halves => multiply::<I, { Form::Halves as usize }>,
+        Form::Offset => multiply::<I, { Form::Offset as usize }>,
+        Form::OffsetHalves => multiply::<I, { Form::OffsetHalves as usize }>,
+        Form::Packed => multiply::<I, { Form::Packed as usize }>,
+    };
     // Sections of one size, because a short one costs as much around its products.
     let size = tile.groups.div_ceil(tile.groups.div_ceil(GROUPS));
     for first in (0..tile.groups).step_by(size) {
@@ -75,7 +108,7 @@ pub(super) unsafe fn dot<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens:
                     prepare::<P, S>(&mut block, j, sums, &token.scales[first..end]);
                 }
                 // SAFETY: the codes cover the section, as just sliced.
-                let totals = unsafe { multiply::<P, S, I>(panel, &block, codes) };
+                let totals = unsafe { multiply(panel, &block, codes) };
                 for (out, total) in out.iter_mut().zip(totals) {
                     let mut sums = total.sums();
                     if I::PLANES == 2 && plane == 0 {
@@ -111,7 +144,7 @@ unsafe fn decode<'a, P: Codes, S: Scales>(
             let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
             let steps = P::steps::<Avx512>(stage.words::<P>(part, group), table);
             let mut scale = S::group::<Avx512, P>(part, group);
-            if packed::<P, S>() {
+            if form::<P, S>() == Form::Packed {
                 // The offset of codes without their zero level is the weight of that level.
                 let level = _mm512_mullo_epi16(Avx512::low_twice(scale.s[0]), _mm512_set1_epi16(P::ZERO));
                 scale.z = Avx512::merge(scale.s[0], _mm512_add_epi16(scale.z, level));
@@ -135,39 +168,41 @@ fn prepare<P: Codes, S: Scales>(block: &mut Block, j: usize, sums: &[i16], scale
         let (scales, sums) = unsafe {
             (_mm512_maskz_loadu_epi32(lanes, scales.as_ptr()), _mm512_maskz_loadu_epi32(lanes, sums.as_ptr().cast()))
         };
-        let [first, second] = match (S::OFFSET, S::HALVES) {
-            _ if packed::<P, S>() => {
+        let [first, second] = match form::<P, S>() {
+            Form::Packed => {
                 let sum = _mm512_madd_epi16(sums, _mm512_set1_epi16(1));
                 let start = _mm512_mullo_epi32(sum, _mm512_set1_epi32((1 << 16) + level));
                 [_mm512_add_epi32(start, _mm512_set1_epi32(SIGN)); 2]
             }
-            (true, _) => [sums; 2],
-            (false, true) => {
+            Form::Offset | Form::OffsetHalves => [sums; 2],
+            Form::Halves => {
                 let (low, high) = (_mm512_set1_epi32(level & 0xFFFF), _mm512_set1_epi32(level << 16));
                 [_mm512_madd_epi16(sums, low), _mm512_madd_epi16(sums, high)]
             }
-            (false, false) => [_mm512_madd_epi16(sums, _mm512_set1_epi16(level as i16)); 2],
+            Form::Plain | Form::Scaled => [_mm512_madd_epi16(sums, _mm512_set1_epi16(level as i16)); 2],
         };
         // SAFETY: there is a lane for each group.
         unsafe {
             _mm512_storeu_si512(block.scales[j].as_mut_ptr().add(i * LANES).cast(), scales);
             _mm512_storeu_si512(block.starts[j][0].as_mut_ptr().add(i * LANES).cast(), first);
-            if S::HALVES {
+            if form::<P, S>() == Form::Halves {
                 _mm512_storeu_si512(block.starts[j][1].as_mut_ptr().add(i * LANES).cast(), second);
             }
         }
     }
 }
 
-/// Sums over the section, of each token.
+/// Sums over the section, of each token, in form `FORM` of [`FORMS`].
 ///
 /// # Safety
 /// Each token's codes cover the section.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn multiply<P: Codes, S: Scales, I: Input>(
+unsafe fn multiply<I: Input, const FORM: usize>(
     panel: &[Group], block: &Block, mut codes: [*const i8; TOKENS],
 ) -> [Total; TOKENS] {
+    let form = const { FORMS[FORM] };
+    let halves = const { matches!(FORMS[FORM], Form::Halves | Form::OffsetHalves) };
     let zero = [_mm512_setzero_si512(); TOKENS];
     let mut totals = [Total::zero(); TOKENS];
     let mut group = 0;
@@ -177,17 +212,17 @@ unsafe fn multiply<P: Codes, S: Scales, I: Input>(
         while group < end {
             let Group { steps, scale } = &panel[group];
             let (mut first, mut second) = (zero, zero);
-            if !S::OFFSET || packed::<P, S>() {
+            if !matches!(form, Form::Offset | Form::OffsetHalves) {
                 for j in 0..TOKENS {
                     first[j] = _mm512_set1_epi32(block.starts[j][0][group]);
-                    if S::HALVES {
+                    if halves {
                         second[j] = _mm512_set1_epi32(block.starts[j][1][group]);
                     }
                 }
             }
             // SAFETY: a group is readable of each token.
             unsafe {
-                if S::HALVES {
+                if halves {
                     dot_steps::<0, 4>(&mut first, steps, codes);
                     dot_steps::<4, 8>(&mut second, steps, codes);
                 } else {
@@ -195,23 +230,18 @@ unsafe fn multiply<P: Codes, S: Scales, I: Input>(
                 }
             }
             for j in 0..TOKENS {
-                let x = _mm512_set1_epi32(block.scales[j][group]);
-                let mut v = if packed::<P, S>() {
-                    _mm512_madd_epi16(_mm512_xor_si512(first[j], _mm512_set1_epi32(SIGN)), scale.z)
-                } else if S::OFFSET {
-                    let mut v = _mm512_mullo_epi32(first[j], scale.s[0]);
-                    if S::HALVES {
-                        v = _mm512_add_epi32(v, _mm512_mullo_epi32(second[j], scale.s[1]));
-                    }
-                    _mm512_dpwssd_epi32(v, scale.z, _mm512_set1_epi32(block.starts[j][0][group]))
-                } else if S::HALVES {
-                    let first = _mm512_mullo_epi32(first[j], scale.s[0]);
-                    _mm512_add_epi32(first, _mm512_mullo_epi32(second[j], scale.s[1]))
-                } else if S::SCALED {
-                    _mm512_mullo_epi32(first[j], scale.s[0])
-                } else {
-                    first[j]
+                let mut v = match form {
+                    Form::Plain => first[j],
+                    Form::Packed => _mm512_madd_epi16(_mm512_xor_si512(first[j], _mm512_set1_epi32(SIGN)), scale.z),
+                    _ => _mm512_mullo_epi32(first[j], scale.s[0]),
                 };
+                if halves {
+                    v = _mm512_add_epi32(v, _mm512_mullo_epi32(second[j], scale.s[1]));
+                }
+                if matches!(form, Form::Offset | Form::OffsetHalves) {
+                    v = _mm512_dpwssd_epi32(v, scale.z, _mm512_set1_epi32(block.starts[j][0][group]));
+                }
+                let x = _mm512_set1_epi32(block.scales[j][group]);
                 if I::SCALED {
                     v = _mm512_mullo_epi32(v, x);
                 }
