@@ -190,7 +190,7 @@ fn write_planes(path: &Path, model: &Model) -> Result<(), ModelError> {
     write_file(path, &parts)
 }
 
-/// The bytes of all files of the directory that [`write`] makes of a model, or `None` where they do not fit the address
+/// The bytes of all files of the directory that [`write()`] makes of a model, or `None` where they do not fit the address
 /// space. Planes of matrices may be empty: formats and shapes say their lengths.
 #[must_use]
 pub fn directory_bytes(model: &Model, extras: &Extras) -> Option<usize> {
