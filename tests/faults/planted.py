@@ -98,8 +98,8 @@ FAULTS = (
     Fault(
         "converter: transcribed scales are rounded down",
         "rust/quantize/encode/transcribe.rs",
-        "row.scales.push(round(scale / unit) as i32);",
-        "row.scales.push((scale / unit) as i32);",
+        "from.map_or(0, |scale| round(scale / unit) as i32)",
+        "from.map_or(0, |scale| (scale / unit) as i32)",
         ("-p", "intact", "-p", "intact-quantize"),
     ),
     Fault(
