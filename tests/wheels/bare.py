@@ -100,7 +100,9 @@ def python_tests(python: Path) -> str:
     for name in TEST_FILES:
         if (ROOT / name).is_dir():
             # Some test the programs beside them, which a wheel does not have.
-            ignored = shutil.ignore_patterns("__pycache__", "test_wheels.py", "test_cross.py", "test_faults.py", "test_*_bench.py")
+            ignored = shutil.ignore_patterns(
+                "__pycache__", "test_wheels.py", "test_cross.py", "test_faults.py", "test_*_bench.py"
+            )
             shutil.copytree(ROOT / name, copy / name, ignore=ignored)
         else:
             shutil.copy(ROOT / name, copy / name)
