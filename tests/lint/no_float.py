@@ -169,8 +169,12 @@ def _places(binary: Path, addresses: list[int], root: Path) -> list[tuple[str, s
 
 
 def _owner(stack: list[str], root: Path) -> tuple[str, str] | None:
-    """The innermost frame outside the standard library; the standard library itself where there is no other."""
-    frames = [frame for frame in stack if not frame.startswith("?")]
+    """The innermost frame outside the standard library; the standard library itself where there is no other.
+
+    A frame without a line (`fixed.rs:?`) is left out: the compiler made the instruction up from several places, and the
+    file is whatever the table named last. The call that the next frame stands for does have a line.
+    """
+    frames = [frame for frame in stack if not frame.startswith("?") and not frame.endswith((":?", ":0"))]
     for frame in frames:
         if STANDARD_LIBRARY.match(frame):
             continue
