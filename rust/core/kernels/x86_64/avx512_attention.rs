@@ -17,6 +17,8 @@ type Line = [i32; LANES];
 const COLUMNS: usize = 64;
 /// Lines of an interleaved value panel for sixteen positions.
 const VALUE_LINES: usize = COLUMNS / 4;
+/// Lines of a query's sums over those columns.
+const SUMS: usize = COLUMNS / 8;
 /// Blocks of positions whose values are interleaved at a time: as many as the first-level cache holds. Digit sums of
 /// that many fit i32 easily: 127 · 255 · 512 < 2^24.
 const PANEL: usize = 32;
@@ -37,19 +39,21 @@ struct Block<'a> {
 
 /// The blocks of `runs`, whose arrays are proved to hold what their positions ask for.
 fn blocks<'a>(runs: &'a [Run<'a>], width: usize) -> Vec<Block<'a>> {
-    let mut start = 0;
-    let each = runs.iter().flat_map(|run| {
-        let (first, count) = (start, run.key_d.len());
+    let mut blocks = Vec::with_capacity(runs.iter().map(|run| run.key_d.len().div_ceil(LANES)).sum());
+    let mut first = 0;
+    for run in runs {
+        let count = run.key_d.len();
         let keys = match run.keys {
             Keys::I8(keys) => keys.len(),
             Keys::I16(keys) => keys.len(),
         };
         assert!(keys >= count * width && run.values.len() >= count * width, "codes of {count} positions are missing");
         assert!([run.key_t, run.value_d, run.value_t].iter().all(|scales| scales.len() >= count));
-        start += count;
-        (0..count).step_by(LANES).map(move |at| Block { run, at, len: LANES.min(count - at), position: first + at })
-    });
-    each.collect()
+        let at = (0..count).step_by(LANES);
+        blocks.extend(at.map(|at| Block { run, at, len: LANES.min(count - at), position: first + at }));
+        first += count;
+    }
+    blocks
 }
 
 impl Block<'_> {
@@ -70,15 +74,25 @@ impl Block<'_> {
         }
     }
 
-    /// Asks for the codes of its positions, for the second-level cache: more of its lines than of the first can be on
-    /// their way at once, which is what the time goes into where a context is long.
+    /// Asks for part `part` of `parts` of the codes of its positions, for the second-level cache: more of its lines than
+    /// of the first can be on their way at once, which is what the time goes into where a context is long.
     #[inline]
-    fn prefetch<T>(&self, codes: &[T], width: usize) {
-        let bytes = self.len * width * size_of::<T>();
-        let start = codes.as_ptr().wrapping_add(self.at * width).cast::<i8>();
-        for line in (0..bytes).step_by(64) {
-            // SAFETY: a prefetch may name any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line)) };
+    fn prefetch<T>(&self, codes: &[T], width: usize, part: usize, parts: usize) {
+        let bytes = LANES * width * size_of::<T>() / parts;
+        let start = codes.as_ptr().wrapping_add(self.at * width).cast::<i8>().wrapping_add(part * bytes);
+        for lines in (0..bytes).step_by(256) {
+            for line in 0..4 {
+                // SAFETY: a prefetch may name any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(lines + 64 * line)) };
+            }
+        }
+    }
+
+    #[inline]
+    fn prefetch_keys(&self, width: usize, part: usize, parts: usize) {
+        match self.run.keys {
+            Keys::I8(keys) => self.prefetch(keys, width, part, parts),
+            Keys::I16(keys) => self.prefetch(keys, width, part, parts),
         }
     }
 }
@@ -86,15 +100,41 @@ impl Block<'_> {
 /// Blocks from one that is read to the one that is asked for.
 const AHEAD: usize = 8;
 
-/// What a query has gathered about the positions that it sees.
-#[derive(Clone, Copy)]
-struct Seen {
-    /// The largest l.
-    largest: i32,
-    /// The largest tv.
-    value_t: u8,
-    /// The sum of p.
-    total: u64,
+/// What a query asks of the positions, and has gathered about those that it sees.
+struct Reader<'a> {
+    query: &'a Query<'a>,
+    /// dq times the constant of scores.
+    factor: __m512i,
+    /// The shift of scores before that of keys.
+    shift: __m512i,
+    /// The largest l, first of each lane, then of all.
+    largest: __m512i,
+    /// 8 plus the largest tv, alike.
+    value_t: __m512i,
+    /// The sum of p in 64-bit lanes.
+    total: __m512i,
+}
+
+impl<'a> Reader<'a> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn new(query: &'a Query<'a>, scoring: &Scoring, fraction_bits: u32) -> Self {
+        let zero = _mm512_setzero_si512();
+        Self {
+            query,
+            factor: _mm512_set1_epi32(query.d * scoring.scale),
+            shift: _mm512_set1_epi32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t),
+            largest: _mm512_set1_epi32(i32::MIN),
+            value_t: zero,
+            total: zero,
+        }
+    }
+
+    /// Ends the search for the largest values.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn reduce(&mut self) {
+        self.largest = _mm512_set1_epi32(_mm512_reduce_max_epi32(self.largest));
+        self.value_t = _mm512_set1_epi32(_mm512_reduce_max_epi32(self.value_t));
+    }
 }
 
 /// Queries of one head over the positions of `runs`.
@@ -111,7 +151,7 @@ pub(super) fn attention(
     let count = blocks.len();
     let steps = width.div_ceil(2).next_multiple_of(LANES);
     let panel = steps.max(PANEL * VALUE_LINES);
-    let all = (count + steps / LANES + VALUE_LINES / 2) * queries.len() + panel;
+    let all = (count + steps / LANES + width.div_ceil(COLUMNS) * SUMS) * queries.len() + panel;
     if scratch.lines.len() < all {
         scratch.lines.resize(all, [0; LANES]);
     }
@@ -124,59 +164,106 @@ pub(super) fn attention(
             store(load_i16(codes), line);
         }
     }
-    let codes = codes.as_flattened();
-    for (i, block) in blocks.iter().enumerate() {
-        if let Some(block) = blocks.get(i + AHEAD) {
-            match block.run.keys {
-                Keys::I8(keys) => block.prefetch(keys, width),
-                Keys::I16(keys) => block.prefetch(keys, width),
+    let mut readers = Vec::with_capacity(queries.len());
+    for query in queries {
+        readers.push(Reader::new(query, scoring, fraction_bits));
+    }
+    match queries.len() {
+        1 => few::<1>(&blocks, width, codes, scoring, &mut readers, scores),
+        2 => few::<2>(&blocks, width, codes, scoring, &mut readers, scores),
+        3 => few::<3>(&blocks, width, codes, scoring, &mut readers, scores),
+        4 => few::<4>(&blocks, width, codes, scoring, &mut readers, scores),
+        _ => many(&blocks, width, codes.as_flattened(), scoring, &mut readers, &mut panel[..steps], scores),
+    }
+    for reader in &mut readers {
+        reader.reduce();
+    }
+    sums.fill([0; LANES]);
+    let parts = 1 + queries.len();
+    for (start, some) in (0..count).step_by(PANEL).zip(blocks.chunks(PANEL)) {
+        let ahead = blocks.get(start + PANEL..).unwrap_or_default();
+        for (i, block) in some.iter().enumerate() {
+            if let Some(block) = ahead.get(i) {
+                block.prefetch(block.run.values, width, 0, parts);
             }
+            weights(&mut readers, block, &mut scores[start + i..], count);
         }
-        match block.len {
-            LANES => transpose::<true>(block, width, &mut panel[..steps]),
-            _ => transpose::<false>(block, width, &mut panel[..steps]),
-        }
-        let mut first = 0;
-        while first < queries.len() {
-            let rest = (&codes[first * steps..], steps, width.div_ceil(2));
-            let out = &mut scores[first * count + i..];
-            first += match queries.len() - first {
-                1 => products::<1>(rest, panel, out, count),
-                2 => products::<2>(rest, panel, out, count),
-                3 => products::<3>(rest, panel, out, count),
-                4..=7 => products::<4>(rest, panel, out, count),
-                _ => products::<8>(rest, panel, out, count),
-            };
-        }
-    }
-    let mut seen = Vec::with_capacity(queries.len());
-    for (query, scores) in queries.iter().zip(scores.chunks_exact_mut(count)) {
-        let mut state = Seen { largest: i32::MIN, value_t: 0, total: 0 };
-        logits(query, &blocks, scoring, fraction_bits, scores, &mut state);
-        weights(query, &blocks, scores, &mut state);
-        assert!(state.total > 0, "attention without a visible position");
-        seen.push(state);
-    }
-    for column in (0..width).step_by(COLUMNS) {
-        sums.fill([0; LANES]);
-        for (start, some) in (0..count).step_by(PANEL).zip(blocks.chunks(PANEL)) {
-            for (i, (block, lines)) in some.iter().zip(panel.chunks_exact_mut(VALUE_LINES)).enumerate() {
-                if let Some(block) = blocks.get(start + i + AHEAD) {
-                    block.prefetch(block.run.values, width);
-                }
+        for (column, sums) in (0..width).step_by(COLUMNS).zip(sums.chunks_exact_mut(queries.len() * SUMS)) {
+            for (block, lines) in some.iter().zip(panel.chunks_exact_mut(VALUE_LINES)) {
                 match block.len {
                     LANES => interleave::<true>(block, width, column, lines),
                     _ => interleave::<false>(block, width, column, lines),
                 }
             }
             let values = &panel[..some.len() * VALUE_LINES];
-            let each = scores.chunks_exact(count).zip(sums.chunks_exact_mut(VALUE_LINES / 2));
-            each.for_each(|(weights, sums)| mix(&weights[start..start + some.len()], values, sums));
+            for (j, sums) in sums.chunks_exact_mut(SUMS).enumerate() {
+                let ahead = if column == 0 { ahead } else { &[] };
+                let weights = &scores[j * count + start..][..some.len()];
+                mix(weights, values, sums, |i| {
+                    if let Some(block) = ahead.get(i) {
+                        block.prefetch(block.run.values, width, j + 1, parts);
+                    }
+                });
+            }
         }
-        let each = seen.iter().zip(sums.chunks_exact(VALUE_LINES / 2)).zip(out.chunks_exact_mut(width));
-        for ((seen, sums), out) in each {
+    }
+    for (column, sums) in (0..width).step_by(COLUMNS).zip(sums.chunks_exact(queries.len() * SUMS)) {
+        for ((reader, sums), out) in readers.iter().zip(sums.chunks_exact(SUMS)).zip(out.chunks_exact_mut(width)) {
             let columns = COLUMNS.min(width - column);
-            outputs(seen, scoring.value_max, sums, &mut out[column..column + columns]);
+            outputs(reader, scoring.value_max, sums, &mut out[column..column + columns]);
+        }
+    }
+}
+
+/// l of a few queries: each key meets each query as it lies in memory, and sums are made across lanes, which costs less
+/// than transposing keys for that few.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn few<const N: usize>(
+    blocks: &[Block<'_>], width: usize, codes: &[Line], scoring: &Scoring, readers: &mut [Reader<'_>],
+    scores: &mut [Line],
+) {
+    for (i, block) in blocks.iter().enumerate() {
+        let ahead = blocks.get(i + AHEAD);
+        if let Some(block) = (i + PANEL).checked_sub(blocks.len()).and_then(|first| blocks.get(first)) {
+            block.prefetch(block.run.values, width, 0, 1);
+        }
+        let sums = match block.len {
+            LANES => across::<N, true>(block, ahead, width, codes),
+            _ => across::<N, false>(block, ahead, width, codes),
+        };
+        logits(&mut readers[..N], block, scoring, &sums, &mut scores[i..], blocks.len());
+    }
+}
+
+/// l of many queries, over keys that are transposed once for all.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn many(
+    blocks: &[Block<'_>], width: usize, codes: &[i32], scoring: &Scoring, readers: &mut [Reader<'_>],
+    panel: &mut [Line], scores: &mut [Line],
+) {
+    let (steps, dwords, count) = (panel.len(), width.div_ceil(2), blocks.len());
+    for (i, block) in blocks.iter().enumerate() {
+        if let Some(block) = blocks.get(i + AHEAD) {
+            block.prefetch_keys(width, 0, 1);
+        }
+        match block.len {
+            LANES => transpose::<true>(block, width, panel),
+            _ => transpose::<false>(block, width, panel),
+        }
+        let keys = &panel[..dwords];
+        let mut first = 0;
+        while first < readers.len() {
+            let (codes, scores) = (&codes[first * steps..], &mut scores[first * count + i..]);
+            let readers = &mut readers[first..];
+            first += match readers.len() {
+                1 => logits(readers, block, scoring, &products::<1>(codes, steps, keys), scores, count),
+                2 => logits(readers, block, scoring, &products::<2>(codes, steps, keys), scores, count),
+                3 => logits(readers, block, scoring, &products::<3>(codes, steps, keys), scores, count),
+                4..=7 => logits(readers, block, scoring, &products::<4>(codes, steps, keys), scores, count),
+                _ => logits(readers, block, scoring, &products::<8>(codes, steps, keys), scores, count),
+            };
         }
     }
 }
@@ -200,26 +287,31 @@ fn load(line: &Line) -> __m512i {
     unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
 }
 
+/// Codes `STEP · step..` of the key of position `r` of a block; `FULL` where the block has all of its positions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn key<const FULL: bool>(block: &Block<'_>, r: usize, width: usize, step: usize) -> __m512i {
+    let columns = STEP.min(width - step * STEP);
+    let mask: __mmask32 = if columns == STEP { !0 } else { (1 << columns) - 1 };
+    let mask = if FULL || r < block.len { mask } else { 0 };
+    let first = (block.at + r) * width + step * STEP;
+    // SAFETY: the run holds `width` codes of every position, as `blocks` has proved; masked lanes are not read.
+    unsafe {
+        match block.run.keys {
+            Keys::I8(keys) => _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, keys.as_ptr().wrapping_add(first))),
+            Keys::I16(keys) => _mm512_maskz_loadu_epi16(mask, keys.as_ptr().wrapping_add(first)),
+        }
+    }
+}
+
 /// Line k of `panel` is dword k, that is two codes, of the keys of sixteen positions; `FULL` where the block has all.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn transpose<const FULL: bool>(block: &Block<'_>, width: usize, panel: &mut [Line]) {
     for (i, lines) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let columns = STEP.min(width - i * STEP);
-        let mask: __mmask32 = if columns == STEP { !0 } else { (1 << columns) - 1 };
         let mut rows = [_mm512_setzero_si512(); LANES];
         for (r, row) in rows.iter_mut().enumerate() {
-            let mask = if FULL || r < block.len { mask } else { 0 };
-            let first = (block.at + r) * width + i * STEP;
-            // SAFETY: the run holds `width` codes of every position, as `blocks` has proved; masked lanes are not read.
-            *row = unsafe {
-                match block.run.keys {
-                    Keys::I8(keys) => {
-                        _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, keys.as_ptr().wrapping_add(first)))
-                    }
-                    Keys::I16(keys) => _mm512_maskz_loadu_epi16(mask, keys.as_ptr().wrapping_add(first)),
-                }
-            };
+            *row = key::<FULL>(block, r, width, i);
         }
         // Dwords, then pairs of dwords, change places within lanes of 128 bits; then those lanes do.
         let mut quads = [_mm512_setzero_si512(); LANES];
@@ -244,15 +336,13 @@ fn transpose<const FULL: bool>(block: &Block<'_>, width: usize, panel: &mut [Lin
     }
 }
 
-/// S of `N` queries with sixteen positions, each to every `stride`-th line of `out`; returns `N`.
+/// S of `N` queries with sixteen positions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn products<const N: usize>(
-    (codes, stride, count): (&[i32], usize, usize), panel: &[Line], out: &mut [Line], out_stride: usize,
-) -> usize {
-    assert!(codes.len() >= (N - 1) * stride + count && panel.len() >= count);
+fn products<const N: usize>(codes: &[i32], stride: usize, keys: &[Line]) -> [__m512i; N] {
+    assert!(codes.len() >= (N - 1) * stride + keys.len());
     let mut acc = [_mm512_setzero_si512(); N];
-    for (k, line) in panel[..count].iter().enumerate() {
+    for (k, line) in keys.iter().enumerate() {
         let keys = load(line);
         for (j, acc) in acc.iter_mut().enumerate() {
             // SAFETY: j · stride + k is inside `codes`, by the assertion.
@@ -260,66 +350,93 @@ fn products<const N: usize>(
             *acc = _mm512_dpwssd_epi32(*acc, keys, _mm512_set1_epi32(code));
         }
     }
-    for (j, &acc) in acc.iter().enumerate() {
-        store(acc, &mut out[j * out_stride]);
-    }
-    N
+    acc
 }
 
-/// Makes l of S, the least possible where the query does not see the position; finds the largest l and tv.
+/// The same of keys as they lie in memory; asks for those of `ahead`, a sixteenth with every position.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn logits(
-    query: &Query<'_>, blocks: &[Block<'_>], scoring: &Scoring, fraction_bits: u32, scores: &mut [Line],
-    seen: &mut Seen,
-) {
-    let factor = _mm512_set1_epi32(query.d * scoring.scale);
-    let shift = _mm512_set1_epi32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t);
-    let (mut largest, mut value_t) = (_mm512_set1_epi32(i32::MIN), _mm512_setzero_si512());
-    for (block, line) in blocks.iter().zip(scores) {
-        let visible = block.visible(query);
+fn across<const N: usize, const FULL: bool>(
+    block: &Block<'_>, ahead: Option<&Block<'_>>, width: usize, codes: &[Line],
+) -> [__m512i; N] {
+    let steps = codes.len() / N;
+    let mut quads = [[_mm512_setzero_si512(); 4]; N];
+    for i in 0..4 {
+        let mut acc = [[_mm512_setzero_si512(); 4]; N];
+        if let Some(block) = ahead {
+            block.prefetch_keys(width, i, 4);
+        }
+        for step in 0..steps {
+            let queries: [__m512i; N] = core::array::from_fn(|n| load(&codes[n * steps + step]));
+            for r in 0..4 {
+                let keys = key::<FULL>(block, 4 * i + r, width, step);
+                for (acc, &query) in acc.iter_mut().zip(&queries) {
+                    acc[r] = _mm512_dpwssd_epi32(acc[r], keys, query);
+                }
+            }
+        }
+        for (quads, [a, b, c, d]) in quads.iter_mut().zip(acc) {
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            quads[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        }
+    }
+    quads.map(|[a, b, c, d]| {
+        let ab = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
+        let cd = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xDD>(c, d));
+        _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd))
+    })
+}
+
+/// Makes l of S, in every `stride`-th line of `out`; finds the largest l and tv. Returns how many queries there were.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn logits<const N: usize>(
+    readers: &mut [Reader<'_>], block: &Block<'_>, scoring: &Scoring, sums: &[__m512i; N], out: &mut [Line],
+    stride: usize,
+) -> usize {
+    let (key_d, key_t) = (block.scales(block.run.key_d), block.scales(block.run.key_t));
+    let value_t = _mm512_add_epi32(block.scales(block.run.value_t), _mm512_set1_epi32(8));
+    for ((reader, &sum), line) in readers.iter_mut().zip(sums).zip(out.iter_mut().step_by(stride)) {
+        let visible = block.visible(reader.query);
         if visible == 0 {
             continue;
         }
-        let m = _mm512_mullo_epi32(block.scales(block.run.key_d), factor);
-        let t = _mm512_sub_epi32(shift, block.scales(block.run.key_t));
-        store(requant_each(load(line), m, t), line);
+        let l = requant_each(sum, _mm512_mullo_epi32(key_d, reader.factor), _mm512_sub_epi32(reader.shift, key_t));
+        store(l, line);
         if let Some(cap) = &scoring.softcap {
             for l in line.iter_mut() {
                 *l = fixed::requant(softcap(*l, cap, 16), LOG2_E_Q30, 30);
             }
         }
-        largest = _mm512_mask_max_epi32(largest, visible, largest, load(line));
-        value_t = _mm512_mask_max_epi32(value_t, visible, value_t, block.scales(block.run.value_t));
+        reader.largest = _mm512_mask_max_epi32(reader.largest, visible, reader.largest, load(line));
+        reader.value_t = _mm512_mask_max_epi32(reader.value_t, visible, reader.value_t, value_t);
     }
-    seen.largest = _mm512_reduce_max_epi32(largest);
-    seen.value_t = _mm512_reduce_max_epi32(value_t) as u8;
+    N
 }
 
-/// Makes w of l, as its digits: dword 4n + k of a line holds digit k of positions 4n…4n + 3. Finds the sum of p.
+/// Makes w of l in every `stride`-th line, as its digits: dword 4n + k of a line holds digit k of positions
+/// 4n…4n + 3. Adds to the sums of p.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn weights(query: &Query<'_>, blocks: &[Block<'_>], scores: &mut [Line], seen: &mut Seen) {
+fn weights(readers: &mut [Reader<'_>], block: &Block<'_>, scores: &mut [Line], stride: usize) {
     let digits = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    let (largest, tm) = (_mm512_set1_epi32(seen.largest), _mm512_set1_epi32(8 + i32::from(seen.value_t)));
-    let mut total = _mm512_setzero_si512();
-    for (block, line) in blocks.iter().zip(scores) {
-        let visible = block.visible(query);
+    let (value_d, value_t) = (block.scales(block.run.value_d), block.scales(block.run.value_t));
+    for (reader, line) in readers.iter_mut().zip(scores.iter_mut().step_by(stride)) {
         // No l is above the largest, so a positive difference has wrapped.
-        let x = _mm512_sub_epi32(load(line), largest);
+        let x = _mm512_sub_epi32(load(line), reader.largest);
         let x =
             _mm512_mask_mov_epi32(x, _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()), _mm512_set1_epi32(i32::MIN));
-        let p = _mm512_maskz_mov_epi32(visible, exp2(x, 22));
+        let p = _mm512_maskz_mov_epi32(block.visible(reader.query), exp2(x, 22));
         let (low, high) = widen(p);
-        total = _mm512_add_epi64(total, _mm512_add_epi64(low, high));
+        reader.total = _mm512_add_epi64(reader.total, _mm512_add_epi64(low, high));
         // p · d < 2^30, so a rounding shift by 31 or more gives 0 by itself.
-        let shift = _mm512_sub_epi32(tm, block.scales(block.run.value_t));
+        let shift = _mm512_sub_epi32(reader.value_t, value_t);
         let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
-        let w = _mm512_mullo_epi32(p, block.scales(block.run.value_d));
+        let w = _mm512_mullo_epi32(p, value_d);
         let w = _mm512_srlv_epi32(_mm512_add_epi32(w, half), shift);
         store(_mm512_shuffle_epi8(w, digits), line);
     }
-    seen.total = _mm512_reduce_add_epi64(total) as u64;
 }
 
 /// Columns `column..` of the values of sixteen positions: lane j of 128-bit lane n of line 4i + k holds column
@@ -347,11 +464,13 @@ fn interleave<const FULL: bool>(block: &Block<'_>, width: usize, column: usize, 
 }
 
 /// Adds `sum of w · v` over the positions of a panel to `sums`: lines 2k and 2k + 1 hold the i64 of line k of a panel.
+/// Calls `each` with the index of every block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mix(weights: &[Line], values: &[Line], sums: &mut [Line]) {
+fn mix(weights: &[Line], values: &[Line], sums: &mut [Line], mut each: impl FnMut(usize)) {
     let mut acc = [[_mm512_setzero_si512(); DIGITS]; 4];
-    for (weights, values) in weights.iter().zip(values.as_chunks::<VALUE_LINES>().0) {
+    for (i, (weights, values)) in weights.iter().zip(values.as_chunks::<VALUE_LINES>().0).enumerate() {
+        each(i);
         for (digits, values) in weights.as_chunks::<4>().0.iter().zip(values.as_chunks::<4>().0) {
             for (acc, values) in acc.iter_mut().zip(values) {
                 let values = load(values);
@@ -373,15 +492,18 @@ fn mix(weights: &[Line], values: &[Line], sums: &mut [Line]) {
 /// Outputs in QF from sums in the order of [`mix`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn outputs(seen: &Seen, value_max: u32, sums: &[Line], out: &mut [i32]) {
-    let e = bit_length(seen.total) as i32;
-    let r = _mm512_set1_epi32((0x8000_0000u32 / (seen.total >> (e - 16)) as u32) as i32);
+fn outputs(reader: &Reader<'_>, value_max: u32, sums: &[Line], out: &mut [i32]) {
+    let total = _mm512_reduce_add_epi64(reader.total) as u64;
+    assert!(total > 0, "attention without a visible position");
+    let value_t = _mm_cvtsi128_si32(_mm512_castsi512_si128(reader.value_t)) - 8;
+    let e = bit_length(total) as i32;
+    let r = _mm512_set1_epi32((0x8000_0000u32 / (total >> (e - 16)) as u32) as i32);
     let b = (e + bit_length(u64::from(value_max)) as i32 - 31).max(0);
     let mut lines = [_mm512_setzero_si512(); 4];
     for (line, [low, high]) in lines.iter_mut().zip(sums.as_chunks::<2>().0) {
         let (low, high) = (rshr(load(low), b as u32), rshr(load(high), b as u32));
         let a = join(_mm512_cvtepi64_epi32(low), _mm512_cvtepi64_epi32(high));
-        *line = requant(a, r, e + 14 - i32::from(seen.value_t) - b);
+        *line = requant(a, r, e + 14 - value_t - b);
     }
     // 128-bit lane n of line k goes to lane k of line n.
     let [a, b, c, d] = lines;
