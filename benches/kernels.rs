@@ -307,7 +307,7 @@ fn attention(sets: &[&'static Kernels]) {
                         let (mut scratch, mut out) = (Scratch::default(), vec![0; queries.len() * WIDTH]);
                         move || {
                             let runs = std::slice::from_ref(run);
-                            (set.attention)(queries, runs, scoring, FRACTION_BITS, &mut scratch, black_box(&mut out));
+                            set.attention.run(queries, runs, scoring, FRACTION_BITS, &mut scratch, black_box(&mut out));
                         }
                     });
                 }

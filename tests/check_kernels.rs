@@ -175,6 +175,9 @@ fn attention() {
             case.add_query(&mut rng);
         }
         compare(&sets, format_args!("{case}, round {round}"), |set| case.run(set));
+        for set in sets.iter().copied().chain([&reference::KERNELS]) {
+            assert!(case.run_shared(set) == case.run(set), "{}: {case}, round {round}, in parts", set.name);
+        }
     };
     for width in [1, 2, 15, 32, 40, 64, 65, 80, 128, 256] {
         for positions in [1, 2, 3, 4, 5, 15, 16, 17, 33, 100, 257] {
@@ -206,9 +209,9 @@ fn attention_to_equal_positions() {
             Run { keys: Keys::I8(&keys), key_d: &d, key_t: &key_t, values: &values, value_d: &d, value_t: &value_t };
         let query = [Query { codes: &[1], d: 128, t: 0, visible: 0..POSITIONS }];
         let (mut expected, mut found) = ([0], [0]);
-        (reference::KERNELS.attention)(&query, &[run], &scoring, 12, &mut Scratch::default(), &mut expected);
+        reference::KERNELS.attention.run(&query, &[run], &scoring, 12, &mut Scratch::default(), &mut expected);
         for set in fast_sets() {
-            (set.attention)(&query, &[run], &scoring, 12, &mut Scratch::default(), &mut found);
+            set.attention.run(&query, &[run], &scoring, 12, &mut Scratch::default(), &mut found);
             assert_eq!(found, expected, "{}: t = {t}", set.name);
         }
     }

@@ -80,7 +80,11 @@ fn options_change_no_logit() {
                 if !full() && (i + j + turn) % 3 > 0 {
                     continue;
                 }
-                let mut engine = engine(&path, threads, |o| (o.kernels, o.chunk, o.page) = (kernels, chunk, page));
+                // Three threads and seven share what they attend to.
+                let share = if threads > 2 { 1 } else { 256 };
+                let mut engine = engine(&path, threads, |o| {
+                    (o.kernels, o.chunk, o.page, o.share) = (kernels, chunk, page, share);
+                });
                 let found = logits(&mut engine, &tokens);
                 let how = format!("{} threads {threads} chunk {chunk} page {page}", kernels.name);
                 assert!(found == expected, "{}: {how}", path.display());

@@ -411,6 +411,34 @@ impl Attention {
         starts.zip(&self.ends).map(run).collect()
     }
 
+    /// The same with each run of positions by itself, as threads share them.
+    #[must_use]
+    pub fn run_shared(&self, kernels: &Kernels) -> Vec<i32> {
+        let mut start = 0;
+        let mut parts = Vec::new();
+        for run in self.runs() {
+            let end = start + run.key_d.len();
+            let place = |position: usize| position.clamp(start, end) - start;
+            let each = self.queries.iter();
+            let queries: Vec<Query<'_>> = each
+                .map(|(codes, d, t, v)| Query { codes, d: *d, t: *t, visible: place(v.start)..place(v.end) })
+                .collect();
+            let mut scratch = Scratch::default();
+            (kernels.attention.scores)(&queries, &[run], &self.scoring, self.fraction_bits, &mut scratch);
+            parts.push((queries, run, scratch));
+            start = end;
+        }
+        Scratch::meet(parts.iter_mut().map(|(_, _, scratch)| scratch));
+        let mut whole = Scratch::default();
+        for (i, (queries, run, mut scratch)) in parts.into_iter().enumerate() {
+            (kernels.attention.sums)(&queries, &[run], &mut scratch);
+            if i == 0 { whole = scratch } else { whole.add(&scratch) }
+        }
+        let mut out = vec![0; self.queries.len() * self.queries[0].0.len()];
+        (kernels.attention.outputs)(&self.scoring, &whole, &mut out);
+        out
+    }
+
     /// The weighted sums of the values, query after query.
     #[must_use]
     pub fn run(&self, kernels: &Kernels) -> Vec<i32> {
@@ -418,7 +446,7 @@ impl Attention {
         let queries: Vec<Query<'_>> =
             each.map(|(codes, d, t, visible)| Query { codes, d: *d, t: *t, visible: visible.clone() }).collect();
         let mut out = vec![0; queries.len() * self.queries[0].0.len()];
-        (kernels.attention)(
+        kernels.attention.run(
             &queries,
             &self.runs(),
             &self.scoring,

@@ -153,7 +153,7 @@ fn attention(a: &Value, f: u32, kernels: &Kernels) -> Value {
     let (codes, d, t, visible) = (&query.0, i32::from(query.1[0]), i32::from(query.2[0]), 0..keys.1.len());
     let query = Query { codes, d, t, visible };
     let mut out = vec![0; width];
-    (kernels.attention)(&[query], &runs, &scoring, f, &mut Scratch::default(), &mut out);
+    kernels.attention.run(&[query], &runs, &scoring, f, &mut Scratch::default(), &mut out);
     json!(out)
 }
 

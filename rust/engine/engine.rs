@@ -11,7 +11,7 @@ use crate::replay::Replay;
 use crate::request::{Event, LogProb, Request, RequestId, check_tokens};
 use crate::scheduler::{Plan, Scheduler};
 use intact_core::certify::Certified;
-use intact_core::cpu::{Batch, Cpu, Pool};
+use intact_core::cpu::{Batch, Cpu, Pool, SHARE};
 use intact_core::kernels::Kernels;
 use intact_core::ops::sample::{LogProbs, draw, greedy, random_word};
 use intact_core::ops::softcap::softcap;
@@ -32,6 +32,8 @@ pub struct Options {
     pub page: usize,
     /// Positions that all sequences together may cache; beyond it, sequences wait or are computed again.
     pub kv_tokens: usize,
+    /// Positions of a sequence that a thread takes at least, where threads share the attention of one.
+    pub share: usize,
 }
 
 impl Options {
@@ -39,7 +41,7 @@ impl Options {
     #[must_use]
     pub fn new(kernels: &'static Kernels, context: u32) -> Self {
         let kv_tokens = (context as usize).max(32_768);
-        Self { kernels, chunk: 256, max_sequences: 256, page: 64, kv_tokens }
+        Self { kernels, chunk: 256, max_sequences: 256, page: 64, kv_tokens, share: SHARE }
     }
 }
 
@@ -78,7 +80,8 @@ impl Engine {
         let width: usize = model.widths().iter().sum();
         options.chunk = options.chunk.min(MAX_SLOT_ELEMENTS / width.max(1)).max(1);
         (options.page, options.max_sequences) = (options.page.max(1), options.max_sequences.max(1));
-        let executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page, allocate);
+        let mut executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page, allocate);
+        executor.set_share(options.share);
         let mut scheduler = Scheduler::default();
         scheduler.pages.most = options.kv_tokens.div_ceil(options.page).max(1);
         // Every model that was loaded has a digest of 64 digits.

@@ -376,7 +376,7 @@ fn attention<'py>(
         };
         let (d, t, visible) = (i32::from(query.d[0]), i32::from(query.t[0]), 0..keys.d.len());
         let query = Query { codes: &query.codes, d, t, visible };
-        kernel(&[query], &[run], &scoring, f, &mut Scratch::default(), &mut out);
+        kernel.run(&[query], &[run], &scoring, f, &mut Scratch::default(), &mut out);
     });
     Ok(PyArray1::from_vec(py, out))
 }

@@ -220,7 +220,7 @@ fn run(loaded: &Loaded, pool: &Arc<Pool>, random: &mut Random) -> &'static str {
 type Results = Result<(Vec<i32>, Vec<Event>), RequestError>;
 
 fn results(loaded: &Loaded, pool: &Arc<Pool>, kernels: &'static Kernels, tokens: &[u32], seed: u64) -> Results {
-    let options = Options { kernels, chunk: 2, max_sequences: 2, page: 4, kv_tokens: 64 };
+    let options = Options { kernels, chunk: 2, max_sequences: 2, page: 4, kv_tokens: 64, share: 1 };
     let mut engine = Engine::new(loaded, Arc::clone(pool), options);
     let mut logits = Vec::new();
     engine.logits(tokens, &mut |row| logits.extend_from_slice(row))?;

@@ -26,7 +26,7 @@ fn options_and_company_change_no_byte() {
         for (i, (threads, chunk, max_sequences, page, kv_tokens)) in options.into_iter().enumerate() {
             let kernels = all[(i + turn) % all.len()];
             let mut engine = engine(&path, threads, |options| {
-                *options = Options { kernels, chunk, max_sequences, page, kv_tokens };
+                *options = Options { kernels, chunk, max_sequences, page, kv_tokens, share: page };
             });
             let mut ids = Vec::new();
             for (request, late) in requests.iter().zip([false, true].into_iter().cycle()) {

@@ -48,6 +48,7 @@ impl Setup {
             kernels,
             chunk: *random.pick(&[1, 2, 3, 5, 8, 16, 64, 512]),
             page: *random.pick(&[1, 2, 3, 4, 7, 16, 64]),
+            share: *random.pick(&[1, 16, 256]),
             kv_tokens: match random.below(4) {
                 0 => 4096,
                 1 => 130 + random.below(100),
@@ -92,9 +93,12 @@ impl Schedule {
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { kernels, chunk, page, kv_tokens, max_sequences } = self.options;
+        let Options { kernels, chunk, page, kv_tokens, max_sequences, share } = self.options;
         let (threads, kernels) = (self.threads, kernels.name);
-        write!(f, "{threads} threads, {kernels} kernels, chunk {chunk}, page {page}, kv_tokens {kv_tokens}, ")?;
+        write!(
+            f,
+            "{threads} threads, {kernels} kernels, chunk {chunk}, page {page}, kv_tokens {kv_tokens}, share {share}, "
+        )?;
         write!(f, "max_sequences {max_sequences}")
     }
 }

@@ -51,6 +51,10 @@ pub struct Cpu {
     activations: Activations,
     angles: Angles,
     scratch: Vec<ThreadScratch>,
+    /// Positions that threads share among them at least, each.
+    share: usize,
+    /// Of attention's shares.
+    shares: Vec<ThreadScratch>,
 }
 
 /// Rotations of every token of a batch: layers rotate by the same.
@@ -60,6 +64,9 @@ struct Angles {
     table: Option<VectorId>,
     values: Vec<(i32, i32)>,
 }
+
+/// Fewer positions are through before another thread would have begun.
+pub const SHARE: usize = 256;
 
 /// Working memory of one thread.
 #[derive(Default)]
@@ -89,7 +96,15 @@ impl Cpu {
             activations: Activations::default(),
             angles: Angles::default(),
             scratch,
+            share: SHARE,
+            shares: Vec::new(),
         }
+    }
+
+    /// Sets how many positions of a sequence a thread takes at least, where threads share the attention of one; at least
+    /// 1, and [`SHARE`] if this is not called.
+    pub fn set_share(&mut self, positions: usize) {
+        self.share = positions.max(1);
     }
 
     /// The caches.

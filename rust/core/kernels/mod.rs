@@ -47,8 +47,29 @@ pub struct RowConstants<'a> {
 /// mean nothing.
 pub type Finish = fn(sums: &Sums, d: &[i32], t: &[i32], rows: RowConstants<'_>, out: &mut [[i32; TILE]]);
 
-/// 3.3 for queries of one KV head.
-pub type Attend = fn(&[Query<'_>], &[Run<'_>], &Scoring, fraction_bits: u32, &mut Scratch, out: &mut [i32]);
+/// 3.3 for queries of one KV head, in three steps. Between them, [`Scratch::meet`] and [`Scratch::add`] join parts of
+/// the positions that were taken by themselves.
+#[derive(Clone, Copy)]
+pub struct Attend {
+    /// l, and the largest of what each query sees.
+    pub scores: fn(&[Query<'_>], &[Run<'_>], &Scoring, fraction_bits: u32, &mut Scratch),
+    /// The sums over positions, of the same queries and runs.
+    pub sums: fn(&[Query<'_>], &[Run<'_>], &mut Scratch),
+    /// Outputs, query after query.
+    pub outputs: fn(&Scoring, &Scratch, out: &mut [i32]),
+}
+
+impl Attend {
+    /// All of it, over positions in one part.
+    pub fn run(
+        &self, queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
+        out: &mut [i32],
+    ) {
+        (self.scores)(queries, runs, scoring, fraction_bits, scratch);
+        (self.sums)(queries, runs, scratch);
+        (self.outputs)(scoring, scratch, out);
+    }
+}
 
 /// Everything that an instruction set may do in its own way.
 #[derive(Clone, Copy)]

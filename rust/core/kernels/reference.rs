@@ -1,10 +1,10 @@
 //! The reference set: every slot as the plain op.
 
-use super::{Dot, KernelSet, Kernels, RowConstants, Sums};
+use super::{Attend, Dot, KernelSet, Kernels, RowConstants, Sums};
 use crate::activations::quantize;
 use crate::formats::TILE;
 use crate::matrix::RowScale;
-use crate::ops::attention::attention;
+use crate::ops::attention;
 use crate::ops::gated::gated_activation;
 use crate::ops::linear::{self, Finish};
 use crate::ops::rms_norm::rms_norm;
@@ -12,10 +12,12 @@ use crate::storage::read_u32;
 
 /// The slots.
 pub const KERNELS: Kernels =
-    Kernels { name: "reference", dot: DOT, finish, quantize, rms_norm, gated_activation, attention };
+    Kernels { name: "reference", dot: DOT, finish, quantize, rms_norm, gated_activation, attention: ATTEND };
 
 /// The set.
 pub(super) const SET: KernelSet = KernelSet { kernels: KERNELS, available: || true, needs: "nothing" };
+
+const ATTEND: Attend = Attend { scores: attention::scores, sums: attention::sums, outputs: attention::outputs };
 
 const DOT: Dot = |matrix, tile, x, tokens, sums| {
     for (token, sums) in tokens.zip(sums) {

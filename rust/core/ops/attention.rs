@@ -57,35 +57,73 @@ pub struct Query<'a> {
     pub visible: Range<usize>,
 }
 
-/// Working memory, reused from call to call.
+/// What a query has gathered about the positions that it sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The largest l.
+    pub largest: i32,
+    /// tm, the largest tv.
+    pub value_t: u8,
+    /// The sum of p.
+    pub total: u64,
+}
+
+impl Seen {
+    /// Of no position.
+    pub const NOTHING: Self = Self { largest: i32::MIN, value_t: 0, total: 0 };
+}
+
+/// Working memory, reused from call to call, and what one step of attention leaves for the next.
 #[derive(Default)]
 pub struct Scratch {
-    /// l, then w, per position.
-    pub weights: Vec<i32>,
+    /// Of each query: what l and tv are at most after `scores`, and the sum of p after `sums`.
+    pub seen: Vec<Seen>,
+    /// Sums of w · v after `sums`, query after query, in an order of the kernel set's own.
+    pub sums: Vec<i64>,
+    /// l, then w, per query and position that it sees.
+    pub(crate) weights: Vec<i32>,
     /// Vectors of a kernel set's own.
-    pub lines: Vec<[i32; 16]>,
+    pub(crate) lines: Vec<[i32; 16]>,
     /// Partial sums of a chunk: high and low halves of w, per column.
     partial: Vec<[i32; 2]>,
-    /// a, per column.
-    sums: Vec<i64>,
+}
+
+impl Scratch {
+    /// Between `scores` and `sums`, where the positions lie in parts with a scratch each: gives every part the largest
+    /// values of all.
+    pub fn meet<'a>(parts: impl Iterator<Item = &'a mut Self>) {
+        let mut parts: Vec<&mut Self> = parts.collect();
+        let Some((first, others)) = parts.split_first_mut() else { return };
+        for other in &*others {
+            for (seen, other) in first.seen.iter_mut().zip(&other.seen) {
+                seen.largest = seen.largest.max(other.largest);
+                seen.value_t = seen.value_t.max(other.value_t);
+            }
+        }
+        others.iter_mut().for_each(|other| other.seen.clone_from(&first.seen));
+    }
+
+    /// Between `sums` and `outputs`: adds those of another part of the positions.
+    pub fn add(&mut self, other: &Self) {
+        for (seen, other) in self.seen.iter_mut().zip(&other.seen) {
+            seen.total += other.total;
+        }
+        for (sum, other) in self.sums.iter_mut().zip(&other.sums) {
+            *sum += other;
+        }
+    }
 }
 
 /// Positions whose half-sums fit i32: 127 · 2048 · 8192 < 2^31.
 const CHUNK: usize = 8192;
 
-/// Calls `attend` for each query with the parts of `runs` that it sees and its `codes.len()` values of `out`.
-///
-/// # Panics
-/// When the queries differ in width, or `out` does not hold all their values.
+/// Calls `attend` for each query, with its number and the parts of `runs` that it sees.
 #[inline(always)]
 pub(crate) fn each_query<'a>(
-    queries: &[Query<'_>], runs: &[Run<'a>], out: &mut [i32],
-    mut attend: impl FnMut(&Query<'_>, &[Run<'a>], &mut [i32]),
+    queries: &[Query<'_>], runs: &[Run<'a>], mut attend: impl FnMut(usize, &Query<'_>, &[Run<'a>]),
 ) {
     let mut visible = Vec::with_capacity(runs.len());
-    let mut rest = out;
-    for query in queries {
-        let (now, later) = rest.split_at_mut(query.codes.len());
+    for (i, query) in queries.iter().enumerate() {
         visible.clear();
         let mut start = 0;
         for run in runs {
@@ -96,10 +134,8 @@ pub(crate) fn each_query<'a>(
             }
             start = end;
         }
-        attend(query, &visible, now);
-        rest = later;
+        attend(i, query, &visible);
     }
-    assert!(rest.is_empty(), "outputs of more queries than there are");
 }
 
 impl<'a> Run<'a> {
@@ -120,61 +156,96 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Attends with each query over the positions of `runs` (in order) that it sees and writes `out` in QF, query after
-/// query.
+/// l of each query with the positions of `runs` (in order) that it sees, and the largest of what it sees.
 #[inline(always)]
-pub fn attention(
-    queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
-    out: &mut [i32],
-) {
-    each_query(queries, runs, out, |query, runs, out| attend(query, runs, scoring, fraction_bits, scratch, out));
+pub fn scores(queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch) {
+    scratch.weights.clear();
+    scratch.seen.clear();
+    each_query(queries, runs, |_, query, runs| {
+        let start = scratch.weights.len();
+        for run in runs {
+            match run.keys {
+                Keys::I8(keys) => logits(query, keys, run, scoring, fraction_bits, &mut scratch.weights),
+                Keys::I16(keys) => logits(query, keys, run, scoring, fraction_bits, &mut scratch.weights),
+            }
+        }
+        scratch.seen.push(seen(&scratch.weights[start..], runs));
+    });
 }
 
-/// The same for one query that sees all of `runs`.
+/// The largest of `l` and of the tv of `runs`.
 #[inline(always)]
-fn attend(
-    query: &Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
-) {
-    let width = out.len();
-    scratch.weights.clear();
-    for run in runs {
-        match run.keys {
-            Keys::I8(keys) => scores(query, keys, run, scoring, fraction_bits, &mut scratch.weights),
-            Keys::I16(keys) => scores(query, keys, run, scoring, fraction_bits, &mut scratch.weights),
+pub(crate) fn seen(l: &[i32], runs: &[Run<'_>]) -> Seen {
+    let largest = l.iter().copied().fold(i32::MIN, i32::max);
+    let value_t = runs.iter().flat_map(|run| run.value_t).copied().fold(0, u8::max);
+    Seen { largest, value_t, total: 0 }
+}
+
+/// The sums of p and of w · v of the same queries and positions, after [`scores`].
+#[inline(always)]
+pub fn sums(queries: &[Query<'_>], runs: &[Run<'_>], scratch: &mut Scratch) {
+    let Scratch { seen, sums, weights, partial, .. } = scratch;
+    let width = queries.first().map_or(0, |query| query.codes.len());
+    sums.clear();
+    sums.resize(queries.len() * width, 0);
+    let mut weights = weights.as_mut_slice();
+    each_query(queries, runs, |i, _, runs| {
+        let (seen, sums) = (&mut seen[i], &mut sums[i * width..][..width]);
+        seen.total = 0;
+        for run in runs {
+            let (now, later) = core::mem::take(&mut weights).split_at_mut(run.key_d.len());
+            for ((l, &d), &t) in now.iter_mut().zip(run.value_d).zip(run.value_t) {
+                let p = exp2(sat(i64::from(*l) - i64::from(seen.largest)), 22);
+                seen.total += u64::from(p);
+                let shift = 8 + u32::from(seen.value_t - t);
+                *l = if shift >= 31 { 0 } else { rshr(i64::from(p) * i64::from(d), shift) as i32 };
+            }
+            for (weights, values) in now.chunks(CHUNK).zip(run.values.chunks(CHUNK * width)) {
+                mix(weights, values, partial, sums);
+            }
+            weights = later;
+        }
+    });
+}
+
+/// Outputs in QF, query after query, from the sums over all positions.
+///
+/// # Panics
+/// When a query has seen no position.
+#[inline(always)]
+pub fn outputs(scoring: &Scoring, scratch: &Scratch, out: &mut [i32]) {
+    let width = out.len() / scratch.seen.len();
+    let sums = scratch.sums.chunks_exact(width);
+    for ((seen, sums), out) in scratch.seen.iter().zip(sums).zip(out.chunks_exact_mut(width)) {
+        let Division { r, b, shift } = Division::new(seen, scoring);
+        for (out, &a) in out.iter_mut().zip(sums) {
+            *out = requant(rshr(a, b) as i32, r, shift);
         }
     }
-    let largest = scratch.weights.iter().copied().max().unwrap_or(0);
-    let tm = runs.iter().flat_map(|run| run.value_t).copied().max().unwrap_or(0);
-    let mut total = 0u64;
-    let scales = runs.iter().flat_map(|run| run.value_d.iter().zip(run.value_t));
-    for (l, (&d, &t)) in scratch.weights.iter_mut().zip(scales) {
-        let p = exp2(sat(i64::from(*l) - i64::from(largest)), 22);
-        total += u64::from(p);
-        let shift = 8 + u32::from(tm - t);
-        *l = if shift >= 31 { 0 } else { rshr(i64::from(p) * i64::from(d), shift) as i32 };
-    }
-    scratch.sums.clear();
-    scratch.sums.resize(width, 0);
-    let mut weights = scratch.weights.as_slice();
-    for run in runs {
-        let (now, later) = weights.split_at(run.value_d.len());
-        for (weights, values) in now.chunks(CHUNK).zip(run.values.chunks(CHUNK * width)) {
-            mix(weights, values, &mut scratch.partial, &mut scratch.sums);
-        }
-        weights = later;
-    }
-    let e = bit_length(total) as i32;
-    // The largest p is 2^22, so e >= 23 whenever a position is visible.
-    let r = (0x8000_0000u32 / (total >> (e - 16)) as u32) as i32;
-    let b = (e + bit_length(u64::from(scoring.value_max)) as i32 - 31).max(0);
-    for (out, &a) in out.iter_mut().zip(&scratch.sums) {
-        *out = requant(rshr(a, b as u32) as i32, r, e + 14 - i32::from(tm) - b);
+}
+
+/// How sums of w · v become outputs: `requant(rshr(a, b), r, shift)`.
+pub(crate) struct Division {
+    pub(crate) r: i32,
+    pub(crate) b: u32,
+    pub(crate) shift: i32,
+}
+
+impl Division {
+    #[inline(always)]
+    pub(crate) fn new(seen: &Seen, scoring: &Scoring) -> Self {
+        assert!(seen.total > 0, "attention without a visible position");
+        // The largest p is 2^22, so e >= 23.
+        let e = bit_length(seen.total) as i32;
+        let r = (0x8000_0000u32 / (seen.total >> (e - 16)) as u32) as i32;
+        let b = (e + bit_length(u64::from(scoring.value_max)) as i32 - 31).max(0);
+        Self { r, b: b as u32, shift: e + 14 - i32::from(seen.value_t) - b }
     }
 }
 
 /// Appends l for every position of a run.
 #[inline(always)]
-fn scores<K: Copy + Into<i16>>(
+fn logits<K: Copy + Into<i16>>(
     query: &Query<'_>, keys: &[K], run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, out: &mut Vec<i32>,
 ) {
     let base = scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t;

@@ -7,7 +7,7 @@ use crate::kernels::simd::dot::{self, Input};
 use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::simd::scales::Scales;
 use crate::kernels::simd::tile::{Tile, Tokens};
-use crate::kernels::{KernelSet, Kernels, Sums};
+use crate::kernels::{Attend, KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -36,9 +36,19 @@ pub(super) const SET: KernelSet = KernelSet {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { neon_ops::gated_activation(kind, gate, up, fraction_bits) }
         },
-        attention: |queries, runs, scoring, fraction_bits, scratch, out| {
-            // SAFETY: a set is reached only where `available` holds.
-            unsafe { neon_attention::attention(queries, runs, scoring, fraction_bits, scratch, out) }
+        attention: Attend {
+            scores: |queries, runs, scoring, fraction_bits, scratch| {
+                // SAFETY: a set is reached only where `available` holds.
+                unsafe { neon_attention::scores(queries, runs, scoring, fraction_bits, scratch) }
+            },
+            sums: |queries, runs, scratch| {
+                // SAFETY: a set is reached only where `available` holds.
+                unsafe { neon_attention::sums(queries, runs, scratch) }
+            },
+            outputs: |scoring, scratch, out| {
+                // SAFETY: a set is reached only where `available` holds.
+                unsafe { neon_attention::outputs(scoring, scratch, out) }
+            },
         },
     },
     available: || cfg!(target_endian = "little") && is_aarch64_feature_detected!("neon"),

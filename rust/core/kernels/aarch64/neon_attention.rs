@@ -1,8 +1,8 @@
 //! The attention slot, for NEON.
 
 use super::neon_math::{LANES, exp2, first, load, load_u8, load_wide, requant, requant_each, rshr, store};
-use crate::fixed::{self, LOG2_E_Q30, bit_length};
-use crate::ops::attention::{Keys, Query, Run, Scoring, Scratch, each_query};
+use crate::fixed::{self, LOG2_E_Q30};
+use crate::ops::attention::{Division, Keys, Query, Run, Scoring, Scratch, each_query, seen};
 use crate::ops::softcap::softcap;
 use core::arch::aarch64::*;
 
@@ -13,61 +13,73 @@ const CHUNK: usize = 8192;
 /// Codes to a step of [`products`].
 const STEP: usize = 8;
 
-/// One query head over the positions of `runs`.
+/// [`crate::ops::attention::scores`].
 ///
 /// # Panics
-/// When there is no position, or a run has fewer keys than positions.
+/// When a run has fewer keys than positions.
 #[target_feature(enable = "neon")]
-pub(super) fn attention(
+pub(super) fn scores(
     queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
-    out: &mut [i32],
 ) {
-    each_query(queries, runs, out, |query, runs, out| attend(query, runs, scoring, fraction_bits, scratch, out));
-}
-
-/// One query over all of `runs`.
-#[target_feature(enable = "neon")]
-fn attend(
-    query: &Query<'_>, runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch, out: &mut [i32],
-) {
-    let width = out.len();
     let weights = &mut scratch.weights;
     weights.clear();
-    weights.resize(runs.iter().map(|run| run.key_d.len()).sum(), 0);
-    assert!(!weights.is_empty(), "attention without a visible position");
-    let mut rest = weights.as_mut_slice();
-    for run in runs {
-        let (now, later) = rest.split_at_mut(run.key_d.len());
-        products(query.codes, run.keys, now);
-        scores(query, run, scoring, fraction_bits, now);
-        rest = later;
-    }
-    let largest = weights.iter().copied().fold(i32::MIN, i32::max);
-    let tm = runs.iter().flat_map(|run| run.value_t).copied().max().unwrap_or(0);
-    let mut total = 0;
-    let mut rest = weights.as_mut_slice();
-    for run in runs {
-        let (now, later) = rest.split_at_mut(run.value_d.len());
-        total += exponentials(run, largest, tm, now);
-        rest = later;
-    }
-    let e = bit_length(total) as i32;
-    let r = vdupq_n_s32((0x8000_0000u32 / (total >> (e - 16)) as u32) as i32);
-    let b = (e + bit_length(u64::from(scoring.value_max)) as i32 - 31).max(0);
-    for (i, out) in out.chunks_mut(COLUMNS).enumerate() {
-        let mut sums = [0; COLUMNS];
-        let mut rest = weights.as_slice();
+    scratch.seen.clear();
+    each_query(queries, runs, |_, query, runs| {
+        let start = weights.len();
         for run in runs {
-            let (now, later) = rest.split_at(run.value_d.len());
-            for (weights, values) in now.chunks(CHUNK).zip(run.values.chunks(CHUNK * width)) {
-                mix(weights, values, width, i * COLUMNS, &mut sums);
-            }
-            rest = later;
+            let first = weights.len();
+            weights.resize(first + run.key_d.len(), 0);
+            products(query.codes, run.keys, &mut weights[first..]);
+            logits(query, run, scoring, fraction_bits, &mut weights[first..]);
         }
+        scratch.seen.push(seen(&weights[start..], runs));
+    });
+}
+
+/// [`crate::ops::attention::sums`].
+#[target_feature(enable = "neon")]
+pub(super) fn sums(queries: &[Query<'_>], runs: &[Run<'_>], scratch: &mut Scratch) {
+    let Scratch { seen, sums, weights, .. } = scratch;
+    let width = queries.first().map_or(0, |query| query.codes.len());
+    let padded = width.next_multiple_of(COLUMNS);
+    sums.clear();
+    sums.resize(queries.len() * padded, 0);
+    let mut start = 0;
+    each_query(queries, runs, |i, _, runs| {
+        let (seen, first) = (&mut seen[i], start);
+        seen.total = 0;
+        for run in runs {
+            let weights = &mut weights[start..][..run.key_d.len()];
+            seen.total += exponentials(run, seen.largest, seen.value_t, weights);
+            start += weights.len();
+        }
+        for (j, sums) in sums[i * padded..][..padded].as_chunks_mut().0.iter_mut().enumerate() {
+            let mut start = first;
+            for run in runs {
+                let weights = &weights[start..][..run.key_d.len()];
+                for (weights, values) in weights.chunks(CHUNK).zip(run.values.chunks(CHUNK * width)) {
+                    mix(weights, values, width, j * COLUMNS, sums);
+                }
+                start += weights.len();
+            }
+        }
+    });
+}
+
+/// [`crate::ops::attention::outputs`].
+///
+/// # Panics
+/// When a query has seen no position.
+#[target_feature(enable = "neon")]
+pub(super) fn outputs(scoring: &Scoring, scratch: &Scratch, out: &mut [i32]) {
+    let width = out.len() / scratch.seen.len();
+    let sums = scratch.sums.chunks_exact(width.next_multiple_of(COLUMNS));
+    for ((seen, sums), out) in scratch.seen.iter().zip(sums).zip(out.chunks_exact_mut(width)) {
+        let Division { r, b, shift } = Division::new(seen, scoring);
         for (out, sums) in out.chunks_mut(LANES).zip(sums.as_chunks().0) {
-            let (low, high) = rshr(load_wide(sums), b as u32);
+            let (low, high) = rshr(load_wide(sums), b);
             let a = vmovn_high_s64(vmovn_s64(low), high);
-            store(requant(a, r, e + 14 - i32::from(tm) - b), out);
+            store(requant(a, vdupq_n_s32(r), shift), out);
         }
     }
 }
@@ -113,7 +125,7 @@ fn multiply(sum: [int32x4_t; 2], query: &[i16], key: int16x8_t) -> [int32x4_t; 2
 /// Makes l of S, for the positions of a run.
 #[inline]
 #[target_feature(enable = "neon")]
-fn scores(query: &Query<'_>, run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, l: &mut [i32]) {
+fn logits(query: &Query<'_>, run: &Run<'_>, scoring: &Scoring, fraction_bits: u32, l: &mut [i32]) {
     let factor = query.d * scoring.scale;
     let shift = vdupq_n_s32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t);
     for ((l, d), t) in l.chunks_mut(LANES).zip(run.key_d.chunks(LANES)).zip(run.key_t.chunks(LANES)) {

@@ -4,8 +4,8 @@
 //! sum across lanes; values are interleaved by four positions, so that a dword of weights' digits meets a dword of them.
 
 use super::avx512_math::{LANES, exp2, join, load_u8, requant, requant_each, rshr, store, widen};
-use crate::fixed::{self, LOG2_E_Q30, bit_length};
-use crate::ops::attention::{Keys, Query, Run, Scoring, Scratch};
+use crate::fixed::{self, LOG2_E_Q30};
+use crate::ops::attention::{Division, Keys, Query, Run, Scoring, Scratch, Seen};
 use crate::ops::softcap::softcap;
 use alloc::vec::Vec;
 use core::arch::x86_64::*;
@@ -17,8 +17,6 @@ type Line = [i32; LANES];
 const COLUMNS: usize = 64;
 /// Lines of an interleaved value panel for sixteen positions.
 const VALUE_LINES: usize = COLUMNS / 4;
-/// Lines of a query's sums over those columns.
-const SUMS: usize = COLUMNS / 8;
 /// Blocks of positions whose values are interleaved at a time: as many as the first-level cache holds. Digit sums of
 /// that many fit i32 easily: 127 · 255 · 512 < 2^24.
 const PANEL: usize = 32;
@@ -100,85 +98,103 @@ impl Block<'_> {
 /// Blocks from one that is read to the one that is asked for.
 const AHEAD: usize = 8;
 
-/// What a query asks of the positions, and has gathered about those that it sees.
+/// What a query asks of the positions, and the largest of what it has found.
 struct Reader<'a> {
     query: &'a Query<'a>,
     /// dq times the constant of scores.
     factor: __m512i,
     /// The shift of scores before that of keys.
     shift: __m512i,
-    /// The largest l, first of each lane, then of all.
+    /// The largest l of each lane.
     largest: __m512i,
-    /// 8 plus the largest tv, alike.
+    /// The largest tv of each lane.
     value_t: __m512i,
-    /// The sum of p in 64-bit lanes.
+}
+
+/// What a query makes weights with, and the sum of p.
+struct Weigher<'a> {
+    query: &'a Query<'a>,
+    /// The largest l.
+    largest: __m512i,
+    /// 8 plus the largest tv.
+    value_t: __m512i,
+    /// The sums of p, i64.
     total: __m512i,
 }
 
-impl<'a> Reader<'a> {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn new(query: &'a Query<'a>, scoring: &Scoring, fraction_bits: u32) -> Self {
-        let zero = _mm512_setzero_si512();
-        Self {
-            query,
-            factor: _mm512_set1_epi32(query.d * scoring.scale),
-            shift: _mm512_set1_epi32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t),
-            largest: _mm512_set1_epi32(i32::MIN),
-            value_t: zero,
-            total: zero,
-        }
-    }
-
-    /// Ends the search for the largest values.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn reduce(&mut self) {
-        self.largest = _mm512_set1_epi32(_mm512_reduce_max_epi32(self.largest));
-        self.value_t = _mm512_set1_epi32(_mm512_reduce_max_epi32(self.value_t));
-    }
-}
-
-/// Queries of one head over the positions of `runs`.
+/// [`crate::ops::attention::scores`].
 ///
 /// # Panics
-/// When a query sees no position, or an array of a run is shorter than its positions ask for.
+/// When an array of a run is shorter than its positions ask for.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn attention(
+pub(super) fn scores(
     queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
-    out: &mut [i32],
 ) {
-    let width = out.len() / queries.len();
+    let width = queries[0].codes.len();
     let blocks = blocks(runs, width);
-    let count = blocks.len();
     let steps = width.div_ceil(2).next_multiple_of(LANES);
-    let panel = steps.max(PANEL * VALUE_LINES);
-    let all = (count + steps / LANES + width.div_ceil(COLUMNS) * SUMS) * queries.len() + panel;
-    if scratch.lines.len() < all {
-        scratch.lines.resize(all, [0; LANES]);
-    }
-    let (scores, rest) = scratch.lines[..all].split_at_mut(count * queries.len());
-    let (codes, rest) = rest.split_at_mut(queries.len() * (steps / LANES));
-    let (panel, sums) = rest.split_at_mut(panel);
-
+    let lines = lines(scratch, (blocks.len() + steps / LANES) * queries.len() + steps);
+    let (scores, rest) = lines.split_at_mut(blocks.len() * queries.len());
+    let (codes, panel) = rest.split_at_mut(queries.len() * (steps / LANES));
+    let mut readers = Vec::with_capacity(queries.len());
     for (query, lines) in queries.iter().zip(codes.chunks_exact_mut(steps / LANES)) {
         for (line, codes) in lines.iter_mut().zip(query.codes.chunks(STEP)) {
             store(load_i16(codes), line);
         }
-    }
-    let mut readers = Vec::with_capacity(queries.len());
-    for query in queries {
-        readers.push(Reader::new(query, scoring, fraction_bits));
+        readers.push(Reader {
+            query,
+            factor: _mm512_set1_epi32(query.d * scoring.scale),
+            shift: _mm512_set1_epi32(scoring.scale_shift + 2 * fraction_bits as i32 - 2 - query.t),
+            largest: _mm512_set1_epi32(i32::MIN),
+            value_t: _mm512_setzero_si512(),
+        });
     }
     match queries.len() {
         1 => few::<1>(&blocks, width, codes, scoring, &mut readers, scores),
         2 => few::<2>(&blocks, width, codes, scoring, &mut readers, scores),
         3 => few::<3>(&blocks, width, codes, scoring, &mut readers, scores),
         4 => few::<4>(&blocks, width, codes, scoring, &mut readers, scores),
-        _ => many(&blocks, width, codes.as_flattened(), scoring, &mut readers, &mut panel[..steps], scores),
+        _ => many(&blocks, width, codes.as_flattened(), scoring, &mut readers, panel, scores),
     }
-    for reader in &mut readers {
-        reader.reduce();
+    scratch.seen.clear();
+    for reader in &readers {
+        let value_t = _mm512_reduce_max_epi32(reader.value_t) as u8;
+        scratch.seen.push(Seen { largest: _mm512_reduce_max_epi32(reader.largest), value_t, total: 0 });
     }
-    sums.fill([0; LANES]);
+}
+
+/// The first `count` lines of `scratch`, with what the step before has left there.
+fn lines(scratch: &mut Scratch, count: usize) -> &mut [Line] {
+    if scratch.lines.len() < count {
+        scratch.lines.resize(count, [0; LANES]);
+    }
+    &mut scratch.lines[..count]
+}
+
+/// [`crate::ops::attention::sums`]; those of a query are its columns, by sixty-four, in the order of [`mix`].
+///
+/// # Panics
+/// As [`scores`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn sums(queries: &[Query<'_>], runs: &[Run<'_>], scratch: &mut Scratch) {
+    let width = queries[0].codes.len();
+    let blocks = blocks(runs, width);
+    let count = blocks.len();
+    let mut weighers = Vec::with_capacity(queries.len());
+    for (query, seen) in queries.iter().zip(&scratch.seen) {
+        weighers.push(Weigher {
+            query,
+            largest: _mm512_set1_epi32(seen.largest),
+            value_t: _mm512_set1_epi32(8 + i32::from(seen.value_t)),
+            total: _mm512_setzero_si512(),
+        });
+    }
+    let stride = width.next_multiple_of(COLUMNS);
+    scratch.sums.clear();
+    scratch.sums.resize(queries.len() * stride, 0);
+    let mut sums = core::mem::take(&mut scratch.sums);
+    let lines = lines(scratch, count * queries.len() + PANEL * VALUE_LINES);
+    let (scores, panel) = lines.split_at_mut(count * queries.len());
     let parts = 1 + queries.len();
     for (start, some) in (0..count).step_by(PANEL).zip(blocks.chunks(PANEL)) {
         let ahead = blocks.get(start + PANEL..).unwrap_or_default();
@@ -186,9 +202,9 @@ pub(super) fn attention(
             if let Some(block) = ahead.get(i) {
                 block.prefetch(block.run.values, width, 0, parts);
             }
-            weights(&mut readers, block, &mut scores[start + i..], count);
+            weights(&mut weighers, block, &mut scores[start + i..], count);
         }
-        for (column, sums) in (0..width).step_by(COLUMNS).zip(sums.chunks_exact_mut(queries.len() * SUMS)) {
+        for column in (0..width).step_by(COLUMNS) {
             for (block, lines) in some.iter().zip(panel.chunks_exact_mut(VALUE_LINES)) {
                 match block.len {
                     LANES => interleave::<true>(block, width, column, lines),
@@ -196,10 +212,10 @@ pub(super) fn attention(
                 }
             }
             let values = &panel[..some.len() * VALUE_LINES];
-            for (j, sums) in sums.chunks_exact_mut(SUMS).enumerate() {
+            for (j, sums) in sums.chunks_exact_mut(stride).enumerate() {
                 let ahead = if column == 0 { ahead } else { &[] };
                 let weights = &scores[j * count + start..][..some.len()];
-                mix(weights, values, sums, |i| {
+                mix(weights, values, &mut sums[column..column + COLUMNS], |i| {
                     if let Some(block) = ahead.get(i) {
                         block.prefetch(block.run.values, width, j + 1, parts);
                     }
@@ -207,10 +223,24 @@ pub(super) fn attention(
             }
         }
     }
-    for (column, sums) in (0..width).step_by(COLUMNS).zip(sums.chunks_exact(queries.len() * SUMS)) {
-        for ((reader, sums), out) in readers.iter().zip(sums.chunks_exact(SUMS)).zip(out.chunks_exact_mut(width)) {
-            let columns = COLUMNS.min(width - column);
-            outputs(reader, scoring.value_max, sums, &mut out[column..column + columns]);
+    scratch.sums = sums;
+    for (seen, weigher) in scratch.seen.iter_mut().zip(&weighers) {
+        seen.total = _mm512_reduce_add_epi64(weigher.total) as u64;
+    }
+}
+
+/// [`crate::ops::attention::outputs`].
+///
+/// # Panics
+/// When a query has seen no position.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn outputs(scoring: &Scoring, scratch: &Scratch, out: &mut [i32]) {
+    let width = out.len() / scratch.seen.len();
+    let sums = scratch.sums.chunks_exact(width.next_multiple_of(COLUMNS));
+    for ((seen, sums), out) in scratch.seen.iter().zip(sums).zip(out.chunks_exact_mut(width)) {
+        let division = Division::new(seen, scoring);
+        for (out, sums) in out.chunks_mut(COLUMNS).zip(sums.as_chunks().0) {
+            divide(&division, sums, out);
         }
     }
 }
@@ -302,6 +332,13 @@ fn key<const FULL: bool>(block: &Block<'_>, r: usize, width: usize, step: usize)
             Keys::I16(keys) => _mm512_maskz_loadu_epi16(mask, keys.as_ptr().wrapping_add(first)),
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn load_wide(eight: &[i64; 8]) -> __m512i {
+    // SAFETY: eight i64 have 64 bytes.
+    unsafe { _mm512_loadu_si512(eight.as_ptr().cast()) }
 }
 
 /// Line k of `panel` is dword k, that is two codes, of the keys of sixteen positions; `FULL` where the block has all.
@@ -396,7 +433,7 @@ fn logits<const N: usize>(
     stride: usize,
 ) -> usize {
     let (key_d, key_t) = (block.scales(block.run.key_d), block.scales(block.run.key_t));
-    let value_t = _mm512_add_epi32(block.scales(block.run.value_t), _mm512_set1_epi32(8));
+    let value_t = block.scales(block.run.value_t);
     for ((reader, &sum), line) in readers.iter_mut().zip(sums).zip(out.iter_mut().step_by(stride)) {
         let visible = block.visible(reader.query);
         if visible == 0 {
@@ -419,19 +456,19 @@ fn logits<const N: usize>(
 /// 4n…4n + 3. Adds to the sums of p.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn weights(readers: &mut [Reader<'_>], block: &Block<'_>, scores: &mut [Line], stride: usize) {
+fn weights(weighers: &mut [Weigher<'_>], block: &Block<'_>, scores: &mut [Line], stride: usize) {
     let digits = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     let (value_d, value_t) = (block.scales(block.run.value_d), block.scales(block.run.value_t));
-    for (reader, line) in readers.iter_mut().zip(scores.iter_mut().step_by(stride)) {
+    for (weigher, line) in weighers.iter_mut().zip(scores.iter_mut().step_by(stride)) {
         // No l is above the largest, so a positive difference has wrapped.
-        let x = _mm512_sub_epi32(load(line), reader.largest);
+        let x = _mm512_sub_epi32(load(line), weigher.largest);
         let x =
             _mm512_mask_mov_epi32(x, _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()), _mm512_set1_epi32(i32::MIN));
-        let p = _mm512_maskz_mov_epi32(block.visible(reader.query), exp2(x, 22));
+        let p = _mm512_maskz_mov_epi32(block.visible(weigher.query), exp2(x, 22));
         let (low, high) = widen(p);
-        reader.total = _mm512_add_epi64(reader.total, _mm512_add_epi64(low, high));
+        weigher.total = _mm512_add_epi64(weigher.total, _mm512_add_epi64(low, high));
         // p · d < 2^30, so a rounding shift by 31 or more gives 0 by itself.
-        let shift = _mm512_sub_epi32(reader.value_t, value_t);
+        let shift = _mm512_sub_epi32(weigher.value_t, value_t);
         let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
         let w = _mm512_mullo_epi32(p, value_d);
         let w = _mm512_srlv_epi32(_mm512_add_epi32(w, half), shift);
@@ -463,11 +500,11 @@ fn interleave<const FULL: bool>(block: &Block<'_>, width: usize, column: usize, 
     }
 }
 
-/// Adds `sum of w · v` over the positions of a panel to `sums`: lines 2k and 2k + 1 hold the i64 of line k of a panel.
+/// Adds `sum of w · v` over the positions of a panel to `sums`: eights 2k and 2k + 1 are the columns of line k of a panel.
 /// Calls `each` with the index of every block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mix(weights: &[Line], values: &[Line], sums: &mut [Line], mut each: impl FnMut(usize)) {
+fn mix(weights: &[Line], values: &[Line], sums: &mut [i64], mut each: impl FnMut(usize)) {
     let mut acc = [[_mm512_setzero_si512(); DIGITS]; 4];
     for (i, (weights, values)) in weights.iter().zip(values.as_chunks::<VALUE_LINES>().0).enumerate() {
         each(i);
@@ -480,30 +517,26 @@ fn mix(weights: &[Line], values: &[Line], sums: &mut [Line], mut each: impl FnMu
             }
         }
     }
-    for (acc, sums) in acc.iter().zip(sums.as_chunks_mut::<2>().0) {
+    for (acc, sums) in acc.iter().zip(sums.as_chunks_mut::<8>().0.as_chunks_mut::<2>().0) {
         let ((a, b), (c, d), (e, f)) = (widen(acc[0]), widen(acc[1]), widen(acc[2]));
         for (sum, [low, middle, high]) in sums.iter_mut().zip([[a, c, e], [b, d, f]]) {
             let middle = _mm512_add_epi64(_mm512_slli_epi64::<8>(middle), _mm512_slli_epi64::<16>(high));
-            store(_mm512_add_epi64(load(sum), _mm512_add_epi64(low, middle)), sum);
+            let new = _mm512_add_epi64(load_wide(sum), _mm512_add_epi64(low, middle));
+            // SAFETY: eight i64 have 64 bytes.
+            unsafe { _mm512_storeu_si512(sum.as_mut_ptr().cast(), new) };
         }
     }
 }
 
-/// Outputs in QF from sums in the order of [`mix`].
+/// Outputs in QF of up to sixty-four columns from sums in the order of [`mix`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn outputs(reader: &Reader<'_>, value_max: u32, sums: &[Line], out: &mut [i32]) {
-    let total = _mm512_reduce_add_epi64(reader.total) as u64;
-    assert!(total > 0, "attention without a visible position");
-    let value_t = _mm_cvtsi128_si32(_mm512_castsi512_si128(reader.value_t)) - 8;
-    let e = bit_length(total) as i32;
-    let r = _mm512_set1_epi32((0x8000_0000u32 / (total >> (e - 16)) as u32) as i32);
-    let b = (e + bit_length(u64::from(value_max)) as i32 - 31).max(0);
+fn divide(&Division { r, b, shift }: &Division, sums: &[i64; COLUMNS], out: &mut [i32]) {
     let mut lines = [_mm512_setzero_si512(); 4];
-    for (line, [low, high]) in lines.iter_mut().zip(sums.as_chunks::<2>().0) {
-        let (low, high) = (rshr(load(low), b as u32), rshr(load(high), b as u32));
+    for (line, [low, high]) in lines.iter_mut().zip(sums.as_chunks::<8>().0.as_chunks::<2>().0) {
+        let (low, high) = (rshr(load_wide(low), b), rshr(load_wide(high), b));
         let a = join(_mm512_cvtepi64_epi32(low), _mm512_cvtepi64_epi32(high));
-        *line = requant(a, r, e + 14 - value_t - b);
+        *line = requant(a, _mm512_set1_epi32(r), shift);
     }
     // 128-bit lane n of line k goes to lane k of line n.
     let [a, b, c, d] = lines;

@@ -8,7 +8,7 @@ use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::simd::scales::Scales;
 use crate::kernels::simd::staged::Spread;
 use crate::kernels::simd::tile::{Tile, Tokens};
-use crate::kernels::{KernelSet, Kernels, Sums};
+use crate::kernels::{Attend, KernelSet, Kernels, Sums};
 use crate::matrix::Matrix;
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -35,9 +35,19 @@ pub(super) const SET: KernelSet = KernelSet {
             // SAFETY: a set is reached only where `available` holds.
             unsafe { avx512_ops::gated_activation(kind, gate, up, fraction_bits) }
         },
-        attention: |queries, runs, scoring, fraction_bits, scratch, out| {
-            // SAFETY: a set is reached only where `available` holds.
-            unsafe { avx512_attention::attention(queries, runs, scoring, fraction_bits, scratch, out) }
+        attention: Attend {
+            scores: |queries, runs, scoring, fraction_bits, scratch| {
+                // SAFETY: a set is reached only where `available` holds.
+                unsafe { avx512_attention::scores(queries, runs, scoring, fraction_bits, scratch) }
+            },
+            sums: |queries, runs, scratch| {
+                // SAFETY: a set is reached only where `available` holds.
+                unsafe { avx512_attention::sums(queries, runs, scratch) }
+            },
+            outputs: |scoring, scratch, out| {
+                // SAFETY: a set is reached only where `available` holds.
+                unsafe { avx512_attention::outputs(scoring, scratch, out) }
+            },
         },
     },
     available,

@@ -6,7 +6,7 @@ macro_rules! compiled_reference {
     ($name:literal, $features:literal, $dot:expr) => {{
         use $crate::activations::{self, TokenCodesMut};
         use $crate::formats::TILE;
-        use $crate::kernels::{Kernels, RowConstants, Sums, reference};
+        use $crate::kernels::{Attend, Kernels, RowConstants, Sums, reference};
         use $crate::matrix::Activation;
         use $crate::ops::attention::{self, Query, Run, Scoring, Scratch};
         use $crate::ops::gated::{self, Gate};
@@ -33,11 +33,20 @@ macro_rules! compiled_reference {
         }
 
         #[target_feature(enable = $features)]
-        fn attention(
+        fn scores(
             queries: &[Query<'_>], runs: &[Run<'_>], scoring: &Scoring, fraction_bits: u32, scratch: &mut Scratch,
-            out: &mut [i32],
         ) {
-            attention::attention(queries, runs, scoring, fraction_bits, scratch, out);
+            attention::scores(queries, runs, scoring, fraction_bits, scratch);
+        }
+
+        #[target_feature(enable = $features)]
+        fn sums(queries: &[Query<'_>], runs: &[Run<'_>], scratch: &mut Scratch) {
+            attention::sums(queries, runs, scratch);
+        }
+
+        #[target_feature(enable = $features)]
+        fn outputs(scoring: &Scoring, scratch: &Scratch, out: &mut [i32]) {
+            attention::outputs(scoring, scratch, out);
         }
 
         Kernels {
@@ -59,9 +68,19 @@ macro_rules! compiled_reference {
                 // SAFETY: a set is reached only where `available` holds.
                 unsafe { gated_activation(kind, gate, up, fraction_bits) }
             },
-            attention: |queries, runs, scoring, fraction_bits, scratch, out| {
-                // SAFETY: a set is reached only where `available` holds.
-                unsafe { attention(queries, runs, scoring, fraction_bits, scratch, out) }
+            attention: Attend {
+                scores: |queries, runs, scoring, fraction_bits, scratch| {
+                    // SAFETY: a set is reached only where `available` holds.
+                    unsafe { scores(queries, runs, scoring, fraction_bits, scratch) }
+                },
+                sums: |queries, runs, scratch| {
+                    // SAFETY: a set is reached only where `available` holds.
+                    unsafe { sums(queries, runs, scratch) }
+                },
+                outputs: |scoring, scratch, out| {
+                    // SAFETY: a set is reached only where `available` holds.
+                    unsafe { outputs(scoring, scratch, out) }
+                },
             },
         }
     }};
