@@ -83,6 +83,7 @@ pub struct Scratch {
     /// l, then w, per query and position that it sees.
     pub(crate) weights: Vec<i32>,
     /// Vectors of a kernel set's own.
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
     pub(crate) lines: Vec<[i32; 16]>,
     /// Partial sums of a chunk: high and low halves of w, per column.
     partial: Vec<[i32; 2]>,
