@@ -318,8 +318,20 @@ class Calibration:
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Goes on from a file of the same model, text and settings. Raises ModelError, RequestError."""
 
-    def add(self, engine: Engine, tokens: Sequence[int]) -> None:
-        """Runs one window and adds it. Raises ModelError, RequestError."""
+    def add(
+        self,
+        engine: Engine,
+        tokens: Sequence[int],
+        gradients: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int32], float]] = ...,
+    ) -> None:
+        """Runs one window and adds it. Raises ModelError, RequestError.
+
+        The weighting "gradient" needs `gradients`: for each matrix the weights of tokens, other vectors in QF that it
+        meets as an embedding, and its sensitivity.
+        """
+
+    def sensitivity(self, matrix: str) -> float | None:
+        """What a unit of relative error energy of a matrix costs, in nats; None without gradients."""
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, complete or not at all. Raises ModelError."""

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from intact._native import Source, matrix_bytes
+from intact._native import Calibration, Source, matrix_bytes
 from intact.errors import ModelError, RequestError
 from intact.progress import progress_bar
 
@@ -96,6 +96,7 @@ def allocate(
     request: Request,
     calibration: str | os.PathLike[str],
     *,
+    own_codes: bool = True,
     threads: int | None = None,
     progress: bool = True,
 ) -> dict[str, str]:
@@ -107,11 +108,12 @@ def allocate(
         RequestError: No formats make the directory small enough; the message says what is possible.
         ModelError: The source or the calibration cannot be read or used.
     """
-    own = {name: source.own_format(name) for name, *_ in request.matrices}
+    own = {name: source.own_format(name) if own_codes else None for name, *_ in request.matrices}
     ladders = _ladders(request, own)
     surveyed = {name: [format for _, format in ladder if format != own[name]] for name, ladder in ladders.items()}
     with progress_bar("surveying", "matrix", progress) as report:
         losses = source.survey(surveyed, calibration=calibration, threads=threads, progress=report)
+    measured = Calibration.read(calibration)
     layers = 1 + max(_layer(name) for name, *_ in source.matrices())
     roles = {name: role for name, role, *_ in request.matrices}
     options = {}
@@ -119,7 +121,8 @@ def allocate(
         found = dict(zip(surveyed[name], losses[name], strict=True))
         if not all(map(math.isfinite, found.values())):
             raise ModelError(f"{os.fspath(calibration)}: moments of {name}: too large; calibrate again")
-        weight = sensitivity(name, roles[name], layers)
+        known = measured.sensitivity(name)
+        weight = sensitivity(name, roles[name], layers) if known is None else known
         options[name] = hull([Option(size, weight * found.get(format, 0.0), format) for size, format in ladder])
     # What is written beside planes differs by a few bytes from one choice to another.
     cheapest = {name: steps[0].format for name, steps in options.items()}

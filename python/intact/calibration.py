@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +14,27 @@ from intact import evaluate, hub
 from intact._native import Calibration, Engine, Model, usable_cpus
 from intact.conversion import source_tokenizer
 from intact.errors import RequestError, TokenizerError
+from intact.gradients import Gradient, GradientModel
+from intact.llm import LLM
 from intact.progress import progress_bar
+from intact.reference import source_model
+from intact.sampling import SamplingParams
 from intact.tokenizer import Tokenizer
 
 CHECKPOINT_WINDOWS = 16  # between two writes of the file
+LEAD = 16  # tokens before a window that the model writes, so that windows begin as differently as those of a text
 
 
 def calibrate(
     model: str | os.PathLike[str],
-    text: str,
+    text: str | None,
     destination: str | os.PathLike[str],
     *,
     weights: str = "auto",
     full: bool = False,
     windows: int = 32,
     window: int = 512,
+    seed: int = 0,
     threads: int | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -36,12 +45,15 @@ def calibrate(
 
     Args:
         model: A model directory; or a GGUF file or Hugging Face directory, which is converted in memory.
-        text: The text.
+        text: The text. None lets the model write every window itself, at temperature 1.
         destination: The file to write, also at times on the way.
-        weights: "auto" weighs tokens by what attention makes of them, "none" counts all the same.
+        weights: "gradient" weighs tokens by gradients of the float reference and measures how sensitive the model is to
+            each matrix, for a source only; "auto" weighs them by what attention makes of them, "none" counts all the
+            same.
         full: All second moments, for error feedback, rather than those of each column with itself.
         windows: Windows at most, evenly spread over the text.
         window: Tokens per window.
+        seed: Decides what the model writes, and which tokens it draws for gradients; 0…2^63 - 1.
         threads: CPU threads, 1…1024; by default all that this process may use.
         resume: Go on from the destination where it exists.
         progress: Show a progress bar on stderr.
@@ -54,7 +66,7 @@ def calibrate(
         RequestError: A setting is out of its range, the text is too short, or the file to resume is of something else.
         TokenizerError: The model has no tokenizer.
     """
-    if not text.strip():
+    if text is not None and not text.strip():
         raise RequestError("text: is empty; give prose of the kind that the model is to write")
     path, target = Path(hub.local(model)), Path(destination)
     if target.exists() and not resume:
@@ -65,12 +77,16 @@ def calibrate(
     else:
         tokenizer = source_tokenizer(str(path))
         loaded = Model.convert(str(path), threads=threads)
+    gradients = _gradient_model(path) if weights == "gradient" else None
     if tokenizer is None:
         raise TokenizerError(f"{path}: there is no tokenizer.json, which a text needs")
     if window > loaded.context:
         raise RequestError(f"window: {window} tokens are more than the model's context, {loaded.context}")
-    bos = tokenizer.bos_id if tokenizer.encode("")[:1] == [tokenizer.bos_id] else None
-    chosen = evaluate.windows(tokenizer.encode(text, add_special_tokens=False), window, windows, bos)
+    if text is None:
+        chosen = _written(path, windows, window, seed, threads, progress)
+    else:
+        bos = tokenizer.bos_id if tokenizer.encode("")[:1] == [tokenizer.bos_id] else None
+        chosen = evaluate.windows(tokenizer.encode(text, add_special_tokens=False), window, windows, bos)
 
     engine = Engine(loaded, threads=threads or usable_cpus(), max_sequences=1, kv_tokens=loaded.context)
     # The windows, not the text: whatever else decides them is in their tokens.
@@ -79,10 +95,12 @@ def calibrate(
     if resume and target.exists():
         sums.resume(target)
     with progress_bar("calibrating", "window", progress) as report:
-        for done in range(sums.windows, len(chosen)):
+        first = sums.windows
+        found = _gradients(gradients, chosen[first:], seed + first, loaded.fraction_bits, threads or usable_cpus())
+        for done, gradient in enumerate(found, first):
             if done and done % CHECKPOINT_WINDOWS == 0:
                 sums.write(target)
-            sums.add(engine, chosen[done])
+            sums.add(engine, chosen[done], gradient)
             report(done + 1, len(chosen), "")
     sums.write(target)
     with open(target, "rb") as file:
@@ -95,3 +113,40 @@ def calibrate(
         "windows": sums.windows,
         "tokens": sums.windows * window,
     }
+
+
+def _gradient_model(path: Path) -> GradientModel:
+    """The float model of a source.
+
+    Raises:
+        RequestError: It is a model directory, which has no floats.
+    """
+    if (path / "intact.json").is_file():
+        raise RequestError(f"weights: {path} has no float weights for gradients; calibrate the source, or choose auto")
+    return source_model(str(path), GradientModel)
+
+
+def _gradients(
+    model: GradientModel | None, windows: list[list[int]], seed: int, fraction_bits: int, threads: int
+) -> Iterator[dict[str, Gradient]]:
+    """Those of each window in order, as many at a time as there are threads; none without a model."""
+    if model is None:
+        yield from ({} for _ in windows)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(windows), threads):
+            some = range(start, min(start + threads, len(windows)))
+            yield from pool.map(lambda i: model.gradients(windows[i], seed + i, fraction_bits), some)
+
+
+def _written(path: Path, windows: int, window: int, seed: int, threads: int | None, progress: bool) -> list[list[int]]:
+    """The ends of texts that the model writes itself, from each of the tokens that begin or end a text in turn."""
+    llm = LLM(path, threads=threads, kv_tokens=windows * (window + LEAD + 64))
+    tokenizer, lead = llm.tokenizer, min(LEAD, llm.context - window)
+    starts = sorted(tokenizer.eos_ids | (set() if tokenizer.bos_id is None else {tokenizer.bos_id}))
+    if not starts:
+        raise RequestError("text: the model has no token that begins or ends a text; give a text")
+    prompts = list(islice(cycle([start] for start in starts), windows))
+    settings = [SamplingParams(seed=seed + i, max_tokens=window + lead - 1, ignore_eos=True) for i in range(windows)]
+    outputs = llm.generate(prompts, settings, use_tqdm=progress)
+    return [[*output.prompt_token_ids, *output.outputs[0].token_ids][lead:] for output in outputs]

@@ -27,6 +27,7 @@ def quantize(
     preset: str | None = None,
     recipe: str | os.PathLike[str] | dict[str, Any] | None = None,
     target_size: int | str | None = None,
+    requantize: bool = False,
     calibration: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -50,6 +51,7 @@ def quantize(
         target_size: Bytes of the directory at most, such as 64_000_000 or "64MiB": formats are chosen by what each
             costs by the calibration. Of `preset`, `recipe` and this one may be given; `type`, `head_type` and
             `tensor_types` go before all three.
+        requantize: With `target_size`, keep none of a quantized source's own codes.
         calibration: A file of `intact imatrix`: whatever does not keep its codes is quantized by it, with error
             feedback where it holds all second moments.
         threads: CPU threads, 1…1024; by default all that this process may use.
@@ -73,6 +75,8 @@ def quantize(
             raise ModelError(f"{target}: is no model directory, so it is not overwritten; choose another directory")
     if sum(choice is not None for choice in (preset, recipe, target_size)) > 1:
         raise RequestError("preset, recipe, target_size: give one of them")
+    if requantize and target_size is None:
+        raise RequestError("requantize: goes with target_size only")
     # Before the weights, which take long.
     opened = Source(path)
     files = _companion_files(opened, profile)
@@ -87,6 +91,7 @@ def quantize(
         "recipe": rules.name if rules else None,
         "recipe_sha256": rules.sha256 if rules else None,
         "target_size": None if target_size is None else str(allocation.parse_size(target_size)),
+        "own_codes": "none" if requantize else None,
         "calibration": None if calibration is None else _sha256(os.fspath(calibration)),
     }
     provenance = {"profile": profile, "source": Path(path).resolve().name, "version": __version__}
@@ -103,7 +108,9 @@ def quantize(
             )
 
         request = allocation.Request(free, allocation.parse_size(target_size), size)
-        formats |= allocation.allocate(opened, request, calibration, threads=threads, progress=progress)
+        formats |= allocation.allocate(
+            opened, request, calibration, own_codes=not requantize, threads=threads, progress=progress
+        )
     with progress_bar("converting", "tensor", progress) as report:
         model = Model.convert(
             path,

@@ -10,14 +10,17 @@ about six digits with other float32 implementations, and to about as many betwee
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._native import Source
 from .errors import ModelError, RequestError
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -162,6 +165,22 @@ class FloatModel:
         if config.rope_type == "llama3_factors":
             return frequencies / self._required("rope_freqs", pairs).astype(np.float64)
         return frequencies
+
+
+Model = TypeVar("Model", bound=FloatModel)
+
+
+def source_model(path: str, kind: type[Model], keep: bool = True) -> Model:
+    """A float model of a source; `keep` holds all its tensors in memory, 4 bytes a weight."""
+    source = Source(path)
+    names = frozenset(source.tensor_names())
+
+    def tensor(name: str) -> Floats:
+        if name not in names:
+            raise KeyError(name)
+        return source.tensor(name)
+
+    return kind(json.loads(source.config()), functools.cache(tensor) if keep else tensor)
 
 
 def _llama3_frequencies(frequencies: NDArray[np.float64], rope: Mapping[str, float]) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ fn calibrated(machine: &Machine) -> Result<Vec<Line>, String> {
     let mut random = Rng::new(7);
     for _ in 0..4 {
         let tokens: Vec<u32> = (0..WINDOW).map(|_| random.between(0, VOCABULARY as i64 - 1) as u32).collect();
-        calibration.add(&mut engine, &machine.pool, &tokens).map_err(|error| error.to_string())?;
+        calibration.add(&mut engine, &machine.pool, &tokens, &BTreeMap::new()).map_err(|error| error.to_string())?;
     }
     let sums = calibration.sets.iter().flat_map(|set| set.moments().unwrap_or_default());
     let bytes: Vec<u8> = sums.flat_map(|sum| sum.to_le_bytes()).collect();

@@ -3,9 +3,10 @@
 use crate::engine::Engine;
 use crate::errors;
 use crate::model::Model;
-use intact_quantize::calibrate::{self, Error, LONGEST_WINDOW, Settings, Weighting};
-use numpy::PyArray1;
+use intact_quantize::calibrate::{self, Error, Gradient, LONGEST_WINDOW, Settings, Weighting};
+use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -13,9 +14,12 @@ use std::sync::{Mutex, PoisonError};
 #[pyclass(frozen, module = "intact._native")]
 pub(crate) struct Calibration(Mutex<calibrate::Calibration>);
 
+/// A [`Gradient`] as Python gives it.
+type Given<'py> = (PyReadonlyArray1<'py, f64>, PyReadonlyArray1<'py, i32>, f64);
+
 fn raised(error: Error) -> PyErr {
     match error {
-        Error::Request(_) | Error::Other { .. } => errors::request(error),
+        Error::Request(_) | Error::Other { .. } | Error::Gradients { .. } => errors::request(error),
         _ => errors::model(error),
     }
 }
@@ -34,7 +38,7 @@ impl Calibration {
         py: Python<'_>, model: &Model, text_sha256: String, window: usize, weighting: &str, full: bool,
     ) -> PyResult<Self> {
         let weighting = Weighting::parse(weighting)
-            .ok_or_else(|| errors::request(format!("weighting: {weighting:?} is not one of none, auto")))?;
+            .ok_or_else(|| errors::request(format!("weighting: {weighting:?} is not one of none, auto, gradient")))?;
         if !(1..=LONGEST_WINDOW).contains(&window) {
             return Err(errors::request(format!("window: {window} is not within 1…{LONGEST_WINDOW}")));
         }
@@ -55,9 +59,22 @@ impl Calibration {
         self.with(py, |own| own.resume(calibrate::Calibration::read(&path)?)).map_err(raised)
     }
 
-    /// Runs one window and adds it.
-    fn add(&self, py: Python<'_>, engine: &Engine, tokens: Vec<u32>) -> PyResult<()> {
-        self.with(py, |own| engine.lend(|inner, pool| own.add(inner, pool, &tokens))).map_err(raised)
+    /// Runs one window and adds it; gradients by matrix are weights of tokens, rows of an embedding, and sensitivity.
+    #[pyo3(signature = (engine, tokens, gradients = BTreeMap::new()))]
+    fn add(
+        &self, py: Python<'_>, engine: &Engine, tokens: Vec<u32>, gradients: BTreeMap<String, Given<'_>>,
+    ) -> PyResult<()> {
+        let own = |(name, (weights, rows, sensitivity)): (String, Given<'_>)| {
+            let (weights, rows) = (weights.as_array().to_vec(), rows.as_array().to_vec());
+            (name, Gradient { weights, rows, sensitivity })
+        };
+        let gradients = gradients.into_iter().map(own).collect();
+        self.with(py, |own| engine.lend(|inner, pool| own.add(inner, pool, &tokens, &gradients))).map_err(raised)
+    }
+
+    /// What a unit of relative error energy of a matrix costs, in nats; None without gradients.
+    fn sensitivity(&self, py: Python<'_>, matrix: &str) -> Option<f64> {
+        self.with(py, |own| own.sensitivity(matrix))
     }
 
     /// Writes the file, complete or not at all.

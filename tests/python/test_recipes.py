@@ -342,3 +342,30 @@ def test_command_line(checkpoint: Path, moments: Path, tmp_path: Path, capsys: p
     capsys.readouterr()
     assert status("--target-size", "1KiB", "--imatrix", str(moments)) == 2
     assert "the least that can be reached" in capsys.readouterr().err
+
+
+def test_codes_of_the_source_are_candidates_unless_they_are_not_wanted(checkpoint: Path, diagonal: Path) -> None:
+    class Quantized:
+        """The same source, as if its matrices had codes of their own."""
+
+        def __init__(self) -> None:
+            self.source = Source(str(checkpoint))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.source, name)
+
+        def own_format(self, matrix: str) -> str:
+            return "U4z8"
+
+    source: Any = Quantized()
+    asked = allocation.Request(
+        source.matrices(), 1 << 20, lambda formats: source.directory_bytes({}, {}, formats=formats)
+    )
+    for own_codes, found in ((True, {"U4z8"}), (False, {"U8b8"})):
+        chosen = allocation.allocate(source, asked, diagonal, own_codes=own_codes, progress=False)
+        assert set(chosen.values()) == found
+
+
+def test_requantize_goes_with_a_size(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="goes with target_size"):
+        quantize(checkpoint, tmp_path / "m", requantize=True, progress=False)

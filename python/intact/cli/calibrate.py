@@ -17,27 +17,35 @@ def register(app: typer.Typer) -> None:
 
 def imatrix(
     model: Annotated[str, typer.Argument(help="A model directory; or a source that is converted in memory.")],
-    text: Annotated[str, typer.Option("--file", "-f", help="Prose in UTF-8; - is stdin.")],
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write.")],
+    text: Annotated[str | None, typer.Option("--file", "-f", help="Prose in UTF-8; - is stdin.")] = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Let the model write the text itself.")] = False,
     full: Annotated[bool, typer.Option("--full", help="All second moments, for error feedback.")] = False,
-    weights: Annotated[str, typer.Option("--weights", help="auto or none: how much each token counts.")] = "auto",
+    weights: Annotated[
+        str, typer.Option("--weights", help="gradient, auto or none: how much each token counts.")
+    ] = "auto",
     windows: Annotated[int, typer.Option("--windows", min=1, help="Windows of text at most.")] = 32,
     window: Annotated[int, typer.Option("--window", min=2, help="Tokens per window.")] = 512,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides what is drawn by chance.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output where it exists.")] = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure on a text which inputs of each matrix matter."""
     from intact.calibration import calibrate
+    from intact.errors import RequestError
 
+    if generate == (text is not None):
+        raise RequestError("--file: give a text, or --generate in its place")
     result = calibrate(
         model,
-        read_text(text),
+        None if text is None else read_text(text),
         output,
         weights=weights,
         full=full,
         windows=windows,
         window=window,
+        seed=seed,
         threads=threads,
         resume=resume,
         progress=sys.stderr.isatty(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json as json_module
 import math
 import re
 import sys
@@ -216,17 +215,6 @@ def _labels(rows: list[dict[str, Any]]) -> list[str]:
 
 def float_model(path: str, keep: bool = True) -> FloatModel:
     """The float reference of a source; `keep` holds all its tensors in memory, 4 bytes a weight."""
-    import functools
+    from intact.reference import FloatModel, source_model
 
-    from intact._native import Source
-    from intact.reference import FloatModel
-
-    source = Source(path)
-    names = frozenset(source.tensor_names())
-
-    def tensor(name: str) -> npt.NDArray[np.float32]:
-        if name not in names:
-            raise KeyError(name)
-        return source.tensor(name)
-
-    return FloatModel(json_module.loads(source.config()), functools.cache(tensor) if keep else tensor)
+    return source_model(path, FloatModel, keep)

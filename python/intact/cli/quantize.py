@@ -34,6 +34,9 @@ def quantize(
         str | None,
         typer.Option("--target-size", help="Bytes of the directory at most, such as 64MiB; needs --imatrix."),
     ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="With --target-size: keep none of the source's own codes.")
+    ] = False,
     calibration: Annotated[str | None, typer.Option("--imatrix", help="A file of intact imatrix.")] = None,
     threads: ThreadsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a directory that exists.")] = False,
@@ -52,6 +55,7 @@ def quantize(
         preset=preset,
         recipe=recipe,
         target_size=target_size,
+        requantize=requantize,
         calibration=calibration,
         threads=threads,
         overwrite=overwrite,

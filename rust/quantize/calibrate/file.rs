@@ -52,7 +52,7 @@ impl Calibration {
             .iter()
             .flat_map(|set| set.matrices[1..].iter().map(|name| (name.as_str(), set.matrices[0].as_str())))
             .collect();
-        let metadata: BTreeMap<&str, String> = BTreeMap::from([
+        let mut metadata: BTreeMap<&str, String> = BTreeMap::from([
             ("format", FORMAT.to_owned()),
             ("version", VERSION.to_owned()),
             ("model", self.settings.model.clone()),
@@ -63,6 +63,9 @@ impl Calibration {
             ("moments", if self.settings.full { "full" } else { "diagonal" }.to_owned()),
             ("shared", json!(shared).to_string()),
         ]);
+        if !self.sensitivities.is_empty() {
+            metadata.insert("sensitivities", json!(self.sensitivities).to_string());
+        }
         let mut entries = Map::new();
         entries.insert("__metadata__".to_owned(), json!(metadata));
         let mut end = 0;
@@ -124,7 +127,7 @@ impl Calibration {
             return Err(malformed("window", format!("it is not within 1…{LONGEST_WINDOW}")));
         }
         let weighting = Weighting::parse(text("weighting")?)
-            .ok_or_else(|| malformed("weighting", "it is neither none nor auto".to_owned()))?;
+            .ok_or_else(|| malformed("weighting", "it is none of none, auto and gradient".to_owned()))?;
         let full = match text("moments")?.as_str() {
             "full" => true,
             "diagonal" => false,
@@ -132,6 +135,13 @@ impl Calibration {
         };
         let shared: BTreeMap<String, String> =
             serde_json::from_str(text("shared")?).map_err(|error| malformed("shared", error.to_string()))?;
+        let sensitivities: BTreeMap<String, f64> = match metadata.and_then(|all| all.get("sensitivities")) {
+            Some(text) => serde_json::from_str(text).map_err(|error| malformed("sensitivities", error.to_string()))?,
+            None => BTreeMap::new(),
+        };
+        if sensitivities.values().any(|&value| value < 0.0) {
+            return Err(malformed("sensitivities", "one is negative".to_owned()));
+        }
         let settings = Settings { model: digest("model")?, text: digest("text")?, window, weighting, full };
 
         let data = &bytes[8 + header..];
@@ -153,7 +163,7 @@ impl Calibration {
                 None => return Err(malformed("shared", format!("there is no {}", tensor_field(&first)))),
             }
         }
-        Ok(Self { settings, windows: number("windows")?, sets })
+        Ok(Self { settings, windows: number("windows")?, sets, sensitivities })
     }
 }
 
@@ -188,7 +198,8 @@ mod tests {
             set(&["q"], &[1.0, -2.0, 5.0].map(|x: f64| if full { x } else { x.abs() })),
             set(&["g", "u"], &[4.0, 0.5, 9.0]),
         ];
-        Calibration { settings, windows: 7, sets }
+        let sensitivities = BTreeMap::from([("g".to_owned(), 0.1), ("q".to_owned(), 1.0 / 3.0)]);
+        Calibration { settings, windows: 7, sets, sensitivities }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use intact::{Engine, RequestError};
 use intact_core::cpu::Pool;
 use intact_core::program::Model;
 use observe::Observer;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Longest window, in tokens.
@@ -22,6 +23,8 @@ pub enum Weighting {
     /// In the inputs of query, key and value projections by an estimate of the gradient energy at their outputs, taken
     /// from the attention; elsewhere all the same.
     Auto,
+    /// By gradients that a caller gives with each window.
+    Gradient,
 }
 
 impl Weighting {
@@ -31,13 +34,14 @@ impl Weighting {
         match self {
             Self::None => "none",
             Self::Auto => "auto",
+            Self::Gradient => "gradient",
         }
     }
 
     /// The weighting of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::None, Self::Auto].into_iter().find(|weighting| weighting.name() == name)
+        [Self::None, Self::Auto, Self::Gradient].into_iter().find(|weighting| weighting.name() == name)
     }
 }
 
@@ -79,6 +83,12 @@ pub enum Error {
     /// The model's projections lead to no attention that was seen.
     #[error("calibration: the program's attention cannot be followed; use the weighting none")]
     Program,
+    /// A window came without the gradients that its weighting needs, or with such that do not fit.
+    #[error("calibration: the gradients of {matrix} do not fit the window")]
+    Gradients {
+        /// The matrix.
+        matrix: String,
+    },
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] crate::error::Error),
@@ -90,6 +100,17 @@ pub enum Error {
         /// What the operating system said.
         cause: std::io::Error,
     },
+}
+
+/// What one matrix's outputs mean for the loss, over one window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradient {
+    /// The weight of each token.
+    pub weights: Vec<f64>,
+    /// Other vectors of as many elements as the matrix has columns, of weight 1, in QF: where it is an embedding as well.
+    pub rows: Vec<i32>,
+    /// What a unit of relative error energy costs, in nats.
+    pub sensitivity: f64,
 }
 
 /// Moments of the inputs that one or more matrices read.
@@ -137,6 +158,8 @@ pub struct Calibration {
     pub windows: u64,
     /// One for each set of matrices, in the program's order.
     pub sets: Vec<Set>,
+    /// By matrix, the sum over windows of what a unit of relative error energy costs; empty without gradients.
+    pub sensitivities: BTreeMap<String, f64>,
 }
 
 impl Calibration {
@@ -158,7 +181,7 @@ impl Calibration {
             let matrices = plan.matrices.iter().map(|&id| model.matrices[id].name.clone()).collect();
             sets.push(Set { matrices, columns, full: settings.full, sums });
         }
-        Ok(Self { settings, windows: 0, sets })
+        Ok(Self { settings, windows: 0, sets, sensitivities: BTreeMap::new() })
     }
 
     /// Goes on from `saved`, which must be of the same settings and matrices.
@@ -186,18 +209,49 @@ impl Calibration {
     }
 
     /// Runs one window of at least one token on `engine`, an engine of the model that this was made for, and adds it.
+    /// `gradients`, by matrix, are what [`Weighting::Gradient`] needs, and nothing else takes.
     ///
     /// # Errors
-    /// [`Error::Request`], [`Error::Program`]. The sums are then not to be used.
-    pub fn add(&mut self, engine: &mut Engine, pool: &Pool, tokens: &[u32]) -> Result<(), Error> {
+    /// [`Error::Request`], [`Error::Program`], [`Error::Gradients`]. The sums are then not to be used.
+    pub fn add(
+        &mut self, engine: &mut Engine, pool: &Pool, tokens: &[u32], gradients: &BTreeMap<String, Gradient>,
+    ) -> Result<(), Error> {
+        self.check(tokens.len(), gradients)?;
         let certified = engine.certified();
         let model: &Model = certified.model();
         let plans = observe::plan(model, self.settings.weighting);
-        let mut observer = Observer::new(model, pool, &plans, &mut self.sets, tokens.len());
+        let mut observer = Observer::new(model, pool, &plans, &mut self.sets, tokens.len(), gradients);
         engine.observe(tokens, &mut |values| observer.see(values))?;
         observer.finish()?;
+        for (matrix, gradient) in gradients {
+            *self.sensitivities.entry(matrix.clone()).or_default() += gradient.sensitivity;
+        }
         self.windows += 1;
         Ok(())
+    }
+
+    /// Whether the gradients are those of every set, and of a window of so many tokens.
+    fn check(&self, tokens: usize, gradients: &BTreeMap<String, Gradient>) -> Result<(), Error> {
+        let mut sets = self.sets.iter().filter(|_| self.settings.weighting == Weighting::Gradient);
+        let finite = |values: &[f64]| values.iter().all(|value| value.is_finite() && *value >= 0.0);
+        let fits = |set: &Set| {
+            gradients.get(&set.matrices[0]).is_some_and(|given| {
+                given.weights.len() == tokens
+                    && given.rows.len().is_multiple_of(set.columns)
+                    && finite(&given.weights)
+                    && finite(&[given.sensitivity])
+            })
+        };
+        match sets.find(|set| !fits(set)) {
+            Some(set) => Err(Error::Gradients { matrix: set.matrices[0].clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a unit of relative error energy of a matrix costs, in nats per token; `None` without gradients.
+    #[must_use]
+    pub fn sensitivity(&self, matrix: &str) -> Option<f64> {
+        self.sensitivities.get(matrix).map(|sum| sum / self.windows.max(1) as f64)
     }
 
     /// The set that a matrix belongs to.

@@ -1,8 +1,9 @@
 //! Follows a program while it runs: what every linear layer reads, and how much each token of it counts.
 use super::weights::{self, Seen};
-use super::{Error, Set, Weighting, moments};
+use super::{Error, Gradient, Set, Weighting, moments};
 use intact_core::cpu::Pool;
 use intact_core::program::{Attention, MatrixId, Model, Op, Slot};
+use std::collections::BTreeMap;
 
 /// Which estimate weighs the inputs of a set of matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(super) enum Site {
     Value,
     /// Any other: all tokens count the same.
     Even,
+    /// A matrix whose weights are given.
+    Given(MatrixId),
 }
 
 /// Matrices that share inputs and weights.
@@ -33,6 +36,7 @@ pub(super) fn plan(model: &Model, weighting: Weighting) -> Vec<Plan> {
         let start = plans.len();
         for &(matrix, slot) in outputs {
             let site = match weighting {
+                Weighting::Gradient => Site::Given(matrix),
                 Weighting::Auto if index < model.body.len() => site(&model.body[index + 1..], slot),
                 _ => Site::Even,
             };
@@ -66,6 +70,7 @@ pub(super) struct Observer<'a> {
     plans: &'a [Plan],
     sets: &'a mut [Set],
     tokens: usize,
+    gradients: &'a BTreeMap<String, Gradient>,
     /// Every write to come: op, and slot.
     writes: std::vec::IntoIter<(usize, Slot)>,
     /// The latest content of each slot.
@@ -75,12 +80,15 @@ pub(super) struct Observer<'a> {
 }
 
 impl<'a> Observer<'a> {
-    pub(super) fn new(model: &'a Model, pool: &'a Pool, plans: &'a [Plan], sets: &'a mut [Set], tokens: usize) -> Self {
+    pub(super) fn new(
+        model: &'a Model, pool: &'a Pool, plans: &'a [Plan], sets: &'a mut [Set], tokens: usize,
+        gradients: &'a BTreeMap<String, Gradient>,
+    ) -> Self {
         let ops = model.body.iter().chain(&model.head).enumerate();
         let writes: Vec<_> = ops.flat_map(|(i, op)| op.writes().into_iter().map(move |slot| (i, slot))).collect();
         let slots = vec![Vec::new(); model.slots.len()];
         let writes = writes.into_iter();
-        Self { model, pool, plans, sets, tokens, writes, slots, pending: Vec::new() }
+        Self { model, pool, plans, sets, tokens, gradients, writes, slots, pending: Vec::new() }
     }
 
     /// Takes what an op wrote, in the order of the program.
@@ -107,11 +115,19 @@ impl<'a> Observer<'a> {
     }
 
     fn read(&mut self, set: usize, input: Slot) {
-        if self.plans[set].site == Site::Even {
-            let gains = vec![1 << moments::GAIN_BITS; self.tokens];
-            self.sets[set].add(&self.slots[input], &gains, self.pool);
-        } else {
-            self.pending.push((set, self.slots[input].clone()));
+        let even = |vectors| vec![1 << moments::GAIN_BITS; vectors];
+        match self.plans[set].site {
+            Site::Even => self.sets[set].add(&self.slots[input], &even(self.tokens), self.pool),
+            Site::Given(matrix) => {
+                // Whoever gives gradients gives those of every set.
+                let Some(gradient) = self.gradients.get(&self.model.matrices[matrix].name) else { return };
+                self.sets[set].add(&self.slots[input], &gains(&gradient.weights), self.pool);
+                if !gradient.rows.is_empty() {
+                    let vectors = gradient.rows.len() / self.sets[set].columns;
+                    self.sets[set].add(&gradient.rows, &even(vectors), self.pool);
+                }
+            }
+            _ => self.pending.push((set, self.slots[input].clone())),
         }
     }
 
