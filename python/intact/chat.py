@@ -1,16 +1,19 @@
 """Chat templates: messages to prompt text, by the rules of Hugging Face's `apply_chat_template`.
 
-A template comes with the model, so it is untrusted code; `chat_sandbox` is where it runs.
+A template comes with the model, so it is untrusted code; `chat_sandbox` is where it runs. It is compiled when first used,
+since many programs that load a model never chat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from intact import chat_sandbox
 from intact.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from intact import chat_sandbox
 
 MAX_TEMPLATE_CHARS = 1 << 18
 _MAX_DEPTH = 32  # nesting of a message's values
@@ -25,7 +28,8 @@ class ChatTemplate:
 
     def __init__(self, templates: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         self._special_tokens = dict(special_tokens)
-        self._templates = {name: _compile(name, source) for name, source in templates.items()}
+        self._sources = dict(templates)
+        self._compiled: dict[str, chat_sandbox.Template] = {}
 
     def render(
         self,
@@ -48,22 +52,29 @@ class ChatTemplate:
         variables["messages"] = _messages(messages)
         variables["add_generation_prompt"] = bool(add_generation_prompt)
         if now is not None:
+            from intact import chat_sandbox
+
             variables["strftime_now"] = chat_sandbox.strftime(now)
 
+        template = self._template(self._choose(variables["tools"] is not None))
         try:
-            return self._choose(variables["tools"] is not None).render(variables)
-        except TokenizerError:
-            raise
+            return template.render(variables)
         except Exception as error:
             raise TokenizerError(f"chat template: {error or type(error).__name__}{_hint(error)}") from error
 
-    def _choose(self, tools: bool) -> chat_sandbox.Template:
+    def _template(self, name: str) -> chat_sandbox.Template:
+        template = self._compiled.get(name)
+        if template is None:
+            template = self._compiled[name] = _compile(name, self._sources[name])
+        return template
+
+    def _choose(self, tools: bool) -> str:
         for name in ("tool_use", "default") if tools else ("default",):
-            if name in self._templates:
-                return self._templates[name]
-        if len(self._templates) == 1:
-            return next(iter(self._templates.values()))
-        names = ", ".join(sorted(self._templates)) or "none"
+            if name in self._sources:
+                return name
+        if len(self._sources) == 1:
+            return next(iter(self._sources))
+        names = ", ".join(sorted(self._sources)) or "none"
         raise TokenizerError(f"chat template: the model has no template named `default` (it has: {names})")
 
 
@@ -128,6 +139,8 @@ def _hint(error: Exception) -> str:
 def _compile(name: str, source: str) -> chat_sandbox.Template:
     if len(source) > MAX_TEMPLATE_CHARS:
         raise TokenizerError(f"chat template `{name}`: {len(source)} characters, at most {MAX_TEMPLATE_CHARS} are read")
+    from intact import chat_sandbox
+
     try:
         return chat_sandbox.Template(source)
     except Exception as error:

@@ -210,7 +210,8 @@ def _companion_files(source: Source, profile: str) -> dict[str, bytes]:
     files = {"config.json": _json_bytes(config)}
     metadata = source.metadata()
     if metadata is not None:
-        return files | {name: _json_bytes(content) for name, content in gguf_vocab.build(metadata).items()}
+        tokenizer_files = gguf_vocab.build(metadata).items()
+        return files | {name: _json_bytes(content, name == "tokenizer.json") for name, content in tokenizer_files}
     for name, path in source.tokenizer_files().items():
         files[name] = _read(Path(path))
     return files
@@ -225,5 +226,6 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _json_bytes(content: object) -> bytes:
-    return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+def _json_bytes(content: object, compact: bool = False) -> bytes:
+    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    return (json.dumps(content, ensure_ascii=False, sort_keys=True, **layout) + "\n").encode()

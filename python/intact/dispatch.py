@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from intact._native import Engine
 
@@ -19,6 +19,26 @@ Event = tuple[int, int, int, int | None, list[tuple[int, int]], str | None]
 """Request, stream, token, its log-probability, the most likely tokens with theirs, "stop" or "length" at the end."""
 
 _Result = TypeVar("_Result")
+
+
+def start(function: Callable[[], _Result]) -> Callable[[], _Result]:
+    """Runs `function` in a thread of its own; what is returned waits for its result, or raises its error."""
+    done: SimpleQueue[tuple[_Result, None] | tuple[None, BaseException]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((function(), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    def result() -> _Result:
+        value, error = done.get()
+        if error is not None:
+            raise error
+        return cast("_Result", value)
+
+    threading.Thread(target=run, name="intact-start", daemon=True).start()
+    return result
 
 
 class Dispatcher:

@@ -289,7 +289,14 @@ def _bpe(vocabulary: _Vocabulary, merges: Iterable[tuple[str, str]], **options: 
         "byte_fallback": False,
         "ignore_merges": False,
     }
-    return {**defaults, **options, "vocab": vocabulary.ids, "merges": [list(merge) for merge in merges]}
+    return {**defaults, **options, "vocab": vocabulary.ids, "merges": _written_merges(list(merges))}
+
+
+def _written_merges(merges: list[tuple[str, str]]) -> list[str] | list[list[str]]:
+    """As "a b" where that is the same: `tokenizers` reads it in two thirds of the time of ["a", "b"]."""
+    if any(" " in left or " " in right or left.startswith("#version") for left, right in merges):
+        return [list(merge) for merge in merges]
+    return [f"{left} {right}" for left, right in merges]
 
 
 def _sentencepiece_decoder(prefix: bool) -> dict[str, object]:

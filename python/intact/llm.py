@@ -15,7 +15,7 @@ from intact import errors, hub
 from intact._native import CONTRACT_VERSION, Engine, Model, release_free_memory, usable_cpus
 from intact.continuation import Continuation
 from intact.conversion import source_tokenizer
-from intact.dispatch import Dispatcher, Session
+from intact.dispatch import Dispatcher, Session, start
 from intact.outputs import RequestOutput, StreamChunk
 from intact.progress import progress_bar
 from intact.receipts import Receipt, Verdict
@@ -81,9 +81,13 @@ class LLM:
         path = Path(hub.local(model))
         self._tokenizer: Tokenizer | None
         if (path / "intact.json").is_file():
-            self._model = Model.open(str(path), threads)
+            # At the same time, in this order: only `Model.open` lets other threads run Python.
+            opened = start(lambda: Model.open(str(path), threads))
+            try:
+                self._tokenizer = Tokenizer.from_directory(path) if (path / "tokenizer.json").is_file() else None
+            finally:
+                self._model = opened()
             _check_directory(self._model, profile, type, head_type)
-            self._tokenizer = Tokenizer.from_directory(path) if (path / "tokenizer.json").is_file() else None
         else:
             self._tokenizer = source_tokenizer(str(path))
             with progress_bar("converting", "tensor", progress) as report:

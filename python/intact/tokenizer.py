@@ -8,6 +8,7 @@ and streams decode by the same rule, so a stream's parts always join to the whol
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,19 +33,19 @@ class Tokenizer:
     def __init__(self, files: Mapping[str, Any]) -> None:
         """Builds the tokenizer from file name → content: parsed JSON for names ending in `.json`, text otherwise.
 
-        `tokenizer.json` may be text as well: parsing a large vocabulary here would only take memory.
+        `tokenizer.json` may be its bytes as well: parsing a large vocabulary here would only take time and memory.
 
         Read are `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json`,
         `generation_config.json` and `chat_template.jinja`. Raises TokenizerError.
         """
         source = files.get("tokenizer.json")
-        if not isinstance(source, str):
+        if not isinstance(source, bytes):
             content = _object(files, "tokenizer.json")
             if not content:
                 raise TokenizerError("tokenizer.json: missing; save the model with its fast tokenizer")
-            source = json.dumps(content, ensure_ascii=False)
-        serialized: str = source
-        self._backend = _guarded(lambda: tokenizers.Tokenizer.from_str(serialized), "tokenizer.json")
+            source = json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        serialized: bytes = source
+        self._backend = _guarded(lambda: tokenizers.Tokenizer.from_buffer(serialized), "tokenizer.json")
         self._backend.no_padding()
         self._backend.no_truncation()
         decoder = self._backend.decoder
@@ -52,7 +53,6 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(id for id, token in added.items() if token.special)
         self._added_ids = frozenset(added)
-        self._vocabulary_size = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._bytes: dict[int, bytes] = {}
 
         config = {**_object(files, "special_tokens_map.json"), **_object(files, "tokenizer_config.json")}
@@ -70,7 +70,8 @@ class Tokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
             if (content := _read(directory / name)) is not None:
                 files[name] = content if name == "tokenizer.json" else _parse(content, name)
-        files["chat_template.jinja"] = _read(directory / "chat_template.jinja")
+        if (template := _read(directory / "chat_template.jinja")) is not None:
+            files["chat_template.jinja"] = _text(template, "chat_template.jinja")
         if "tokenizer.json" not in files:
             raise TokenizerError(f"{directory / 'tokenizer.json'}: not found; save the model with its fast tokenizer")
         return cls(files)
@@ -85,10 +86,10 @@ class Tokenizer:
         """The id of the `bos_token`, or None. `encode` puts it in front where the model's tokenizer.json says so."""
         return self._bos_id
 
-    @property
+    @functools.cached_property
     def vocabulary_size(self) -> int:
         """One more than the highest id. A model's logits may have more rows, for padding."""
-        return self._vocabulary_size
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of `text`.
@@ -137,7 +138,7 @@ class Tokenizer:
             return b""
         known = self._bytes.get(id)
         if known is None:
-            token = self._backend.id_to_token(id) if id < self._vocabulary_size else None
+            token = self._backend.id_to_token(id) if id < 1 << 32 else None
             known = b"" if token is None else self._decoder.token_bytes(token, id in self._added_ids)
             if token is not None:
                 self._bytes[id] = known
@@ -262,18 +263,26 @@ def _count(value: object) -> int:
     return value
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path) -> bytes | None:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise TokenizerError(f"{path}: larger than {MAX_FILE_BYTES} bytes, which no tokenizer file is")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise TokenizerError(f"{path}: cannot be read: {error}") from error
 
 
-def _parse(text: str, name: str) -> Any:
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{name}: is not UTF-8 text: {error}") from error
+
+
+def _parse(content: bytes, name: str) -> Any:
+    text = _text(content, name)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -137,7 +137,7 @@ def test_large_messages_are_refused() -> None:
 )
 def test_malformed_templates_are_named(source: str) -> None:
     with pytest.raises(TokenizerError, match="chat template `default`"):
-        ChatTemplate({"default": source}, {})
+        ChatTemplate({"default": source}, {}).render(USER)
 
 
 @pytest.mark.parametrize(

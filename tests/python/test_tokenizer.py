@@ -241,6 +241,12 @@ def test_no_template_is_an_error_with_a_remedy() -> None:
         SENTENCEPIECE.apply_chat_template([{"role": "user", "content": "hi"}])
 
 
+def test_a_malformed_template_is_named_when_it_is_used() -> None:
+    tokenizer = Tokenizer(changed("tokenizer_config.json", chat_template="{% if %}"))
+    with pytest.raises(TokenizerError, match="chat template `default`"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
+
+
 def changed(name: str, **fields: Any) -> dict[str, Any]:
     files = BYTE_LEVEL_FILES
     return {**files, name: {**files[name], **fields}}
@@ -257,7 +263,6 @@ def changed(name: str, **fields: Any) -> dict[str, Any]:
         (changed("tokenizer.json", decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}), "WordPiece"),
         (changed("tokenizer_config.json", eos_token=3), "tokenizer_config.json: eos_token"),
         (changed("tokenizer_config.json", chat_template=3), "tokenizer_config.json: chat_template"),
-        (changed("tokenizer_config.json", chat_template="{% if %}"), "chat template `default`"),
         (changed("generation_config.json", eos_token_id=["x"]), "generation_config.json: eos_token_id"),
         (changed("generation_config.json", eos_token_id=-5), "generation_config.json: eos_token_id"),
     ],
