@@ -1,7 +1,7 @@
 """Chat templates: messages to prompt text, by the rules of Hugging Face's `apply_chat_template`.
 
-A template comes with the model, so it is untrusted code; `chat_sandbox` is where it runs. It is compiled when first used,
-since many programs that load a model never chat.
+A template comes with the model, so it is untrusted code; `chat_sandbox` is where it runs. It is compiled when it is
+first used, since many programs that load a model never chat.
 """
 
 from __future__ import annotations
