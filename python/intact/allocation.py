@@ -43,6 +43,9 @@ guesses: an embedding that is nothing else, and kinds that are not in that model
 ENDS = 1.7
 """Errors of the first and the last sixth of the layers cost so many times more, measured likewise."""
 
+MOST_FORCED = 8
+"""Steps at most that are taken before all others."""
+
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{mark}B": base ** (power + 1)
     for mark, base in (("", 1000), ("i", 1024))
@@ -193,16 +196,32 @@ def _gain(smaller: Option, larger: Option) -> float:
 def choose(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, str]:
     """A format for each matrix from its hull, by the greatest gain for a byte first, within a budget of bytes.
 
-    A step that does not fit ends its matrix; the others go on.
+    A step that does not fit ends its matrix; the others go on. A large matrix may then leave much of the budget unused,
+    so that each such step is tried again as one that all others have to make room for, while that lowers the loss.
     """
-    chosen = dict.fromkeys(options, 0)
-    left = budget - sum(steps[0].bytes for steps in options.values())
-    steps = [
+    steps = sorted(
         (-_gain(*pair), name, index) for name, hull in options.items() for index, pair in enumerate(pairwise(hull))
-    ]
-    for _, name, index in sorted(steps):
-        cost = options[name][index + 1].bytes - options[name][index].bytes
-        if chosen[name] == index and cost <= left:
-            chosen[name] = index + 1
-            left -= cost
+    )
+
+    def climb(least: Mapping[str, int]) -> tuple[float, dict[str, int]]:
+        chosen = {name: least.get(name, 0) for name in options}
+        left = budget - sum(options[name][index].bytes for name, index in chosen.items())
+        for _, name, index in steps:
+            if chosen[name] == index:
+                cost = options[name][index + 1].bytes - options[name][index].bytes
+                if cost <= left:
+                    chosen[name] = index + 1
+                    left -= cost
+        loss = math.fsum(options[name][index].loss for name, index in chosen.items())
+        return loss if left >= 0 else math.inf, chosen
+
+    least: dict[str, int] = {}
+    loss, chosen = climb(least)
+    for _ in range(MOST_FORCED):
+        forced = [least | {name: index + 1} for name, index in chosen.items() if index + 1 < len(options[name])]
+        trials = [(*climb(trial), trial) for trial in forced]
+        best = min(trials, key=lambda trial: trial[0], default=None)
+        if best is None or best[0] >= loss:
+            break
+        loss, chosen, least = best
     return {name: options[name][index].format for name, index in chosen.items()}

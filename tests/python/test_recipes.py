@@ -233,6 +233,16 @@ def test_the_hull_and_the_choice() -> None:
     assert allocation.choose(steps, 60) == {"b": "20", "a": "40"}
 
 
+def test_what_is_large_is_not_crowded_out() -> None:
+    small = {f"{i}": [Option(10, 2.0, "low"), Option(20, 0.5, "high")] for i in range(8)}
+    large = {"head": [Option(100, 11.0, "low"), Option(190, 0.0, "high")]}
+    # The small ones gain more for a byte, and then 30 are left.
+    chosen = allocation.choose(small | large, 290)
+    assert chosen.pop("head") == "high"
+    assert sorted(chosen.values()) == ["high"] * 2 + ["low"] * 6
+    assert allocation.choose(small | large, 180) == dict.fromkeys(small, "low") | {"head": "low"}
+
+
 def test_the_first_and_the_last_layers_count_more() -> None:
     for layers, ends in ((1, set()), (2, set()), (6, {0, 5}), (30, {*range(5), *range(25, 30)})):
         names = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(layers)]
