@@ -7,7 +7,7 @@
 codes, both by the calibration `--imatrix`. PYTHON is an interpreter whose environment has the package
 `llama-cpp-python`; its llama.cpp makes a file of each type of TYPES, and with `--llama-imatrix`, a diagonal calibration
 of the same source, another one with the importance in it. `intact eval` measures all of them on benches/data/prose.txt
-against the source's weights in floats, in one run. What is in DIRECTORY already, models, files and their figures
+against the source's weights in floats. What is in DIRECTORY already, models, files and their figures
 (NAME.json), is not made again, so that a run that was stopped goes on.
 
 `--record NAME` also writes the figures, with machine, commit and date, to benches/record/NAME.json, NAME.md, NAME.svg.
