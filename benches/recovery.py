@@ -133,7 +133,8 @@ def main() -> None:
         counts = []
         for questions, right in task(models):
             counts.append([questions, *right])
-            print(f"{name}: {len(counts)}", end="\r", file=sys.stderr)
+            if sys.stderr.isatty():
+                print(f"{name}: {len(counts)}", end="\r", file=sys.stderr)
         columns = np.array(counts).T
         total = columns[0].sum()
         for path, column in zip(options.models, columns[2:], strict=True):
