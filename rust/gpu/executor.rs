@@ -1,0 +1,422 @@
+//! Runs batches: one submission for each, unless it exceeds what the device's buffers hold.
+
+use crate::device::{Fault, Gpu};
+use crate::plan::{Dispatch, Grid, Part, Plan, Step, page_words, score_words};
+use crate::shaders::Pipelines;
+use intact_core::certify::Certified;
+use intact_core::cpu::{Batch, Token};
+use std::sync::Arc;
+use wgpu::BufferUsages;
+
+/// Bytes from one dispatch's params to the next's: what any device aligns them to.
+const PARAMS: usize = 256;
+/// Words of scores that tokens share before a batch is split, where one needs less.
+const SCORES: u64 = 4 << 20;
+/// Pages that a cache grows by at least.
+const GROW: usize = 16;
+
+/// What an executor has done since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Submissions.
+    pub submissions: u64,
+    /// Dispatches.
+    pub dispatches: u64,
+    /// Bytes that went up after the weights.
+    pub up: u64,
+    /// Bytes that came down.
+    pub down: u64,
+}
+
+/// A dispatch, compiled.
+struct Ready {
+    /// Pipelines by the tokens that they take at once.
+    pipelines: Vec<(u32, wgpu::ComputePipeline)>,
+    grid: Grid,
+    data: usize,
+    layer: usize,
+    params: u32,
+}
+
+/// The dispatches of an op.
+struct ReadyStep {
+    dispatches: Vec<Ready>,
+    writes: Vec<usize>,
+}
+
+/// A buffer that grows, without its content.
+struct Growing {
+    what: &'static str,
+    usage: BufferUsages,
+    buffer: wgpu::Buffer,
+}
+
+impl Growing {
+    fn new(gpu: &Gpu, what: &'static str, usage: BufferUsages) -> Result<Self, Fault> {
+        Ok(Self { what, usage, buffer: gpu.buffer(what, 4096, usage)? })
+    }
+
+    /// Makes it hold `bytes`; whether it is another buffer now.
+    fn reserve(&mut self, gpu: &Gpu, bytes: u64) -> Result<bool, Fault> {
+        let short = self.buffer.size() < bytes;
+        if short {
+            let generous = bytes.next_power_of_two().min(gpu.binding()).max(bytes);
+            self.buffer = gpu.buffer(self.what, generous, self.usage)?;
+        }
+        Ok(short)
+    }
+}
+
+/// Runs one model on a GPU. Weights, caches and working memory are its own.
+pub struct Executor {
+    gpu: Gpu,
+    model: Arc<Certified>,
+    plan: Plan,
+    body: Vec<ReadyStep>,
+    head: Vec<ReadyStep>,
+    layouts: [wgpu::BindGroupLayout; 3],
+    arena: wgpu::Buffer,
+    params: wgpu::Buffer,
+    step: Growing,
+    scratch: Growing,
+    staging: Growing,
+    shared: wgpu::BindGroup,
+    data: Vec<wgpu::BindGroup>,
+    caches: Vec<wgpu::Buffer>,
+    layers: Vec<wgpu::BindGroup>,
+    page: usize,
+    pages: usize,
+    words: Vec<u8>,
+    traffic: Traffic,
+}
+
+/// What `forward` calls for every slot that an op has written.
+pub(crate) type Probe<'a> = &'a mut dyn FnMut(&str, &[i32]);
+
+impl Executor {
+    /// Uploads `model`; `page` positions to a cache page.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfMemory`], and [`Fault::Failed`] where the driver cannot compile a shader.
+    pub fn new(gpu: Gpu, model: Arc<Certified>, page: usize) -> Result<Self, Fault> {
+        let page = page.max(1);
+        let plan = Plan::new(&gpu, &model, page)?;
+        let mut pipelines = Pipelines::new(&gpu);
+        let mut words = Vec::new();
+        let mut compile = |steps: &[Step]| -> Result<Vec<ReadyStep>, Fault> {
+            steps.iter().map(|step| ready(&gpu, &mut pipelines, step, &mut words)).collect()
+        };
+        let (body, head) = (compile(&plan.body)?, compile(&plan.head)?);
+        let params = gpu.buffer("params", words.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+        gpu.queue.write_buffer(&params, 0, &words);
+        let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+        let arena = gpu.buffer("arena", 4 * plan.arena, storage)?;
+        let step = Growing::new(&gpu, "step", BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
+        let scratch = Growing::new(&gpu, "scores", BufferUsages::STORAGE)?;
+        let staging = Growing::new(&gpu, "staging", BufferUsages::MAP_READ | BufferUsages::COPY_DST)?;
+        let layouts = pipelines.groups;
+        let shared = shared(&gpu, &layouts[0], [&step.buffer, &arena, &scratch.buffer, &params]);
+        let data = plan.data.iter().map(|buffer| single(&gpu, &layouts[1], buffer)).collect();
+        let mut executor = Self {
+            gpu,
+            model,
+            plan,
+            body,
+            head,
+            layouts,
+            arena,
+            params,
+            step,
+            scratch,
+            staging,
+            shared,
+            data,
+            caches: Vec::new(),
+            layers: Vec::new(),
+            page,
+            pages: 0,
+            words,
+            traffic: Traffic::default(),
+        };
+        executor.reserve(1)?;
+        executor.gpu.check()?;
+        Ok(executor)
+    }
+
+    /// Positions per cache page.
+    #[must_use]
+    pub fn page(&self) -> usize {
+        self.page
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Bytes on the device: of weights, of caches, and of everything else.
+    #[must_use]
+    pub fn memory(&self) -> [u64; 3] {
+        let caches = self.caches.iter().map(wgpu::Buffer::size).sum();
+        let others = [&self.arena, &self.params, &self.step.buffer, &self.scratch.buffer, &self.staging.buffer];
+        [self.plan.bytes, caches, others.into_iter().map(wgpu::Buffer::size).sum()]
+    }
+
+    /// Makes room for at least `pages` cache pages; existing content stays.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfMemory`], with everything as it was.
+    pub fn reserve(&mut self, pages: usize) -> Result<(), Fault> {
+        if pages <= self.pages {
+            return Ok(());
+        }
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+        let sizes: Vec<u64> = self.model.attentions().iter().map(|a| 4 * page_words(a, self.page)).collect();
+        let most = sizes.iter().max().map_or(usize::MAX, |size| (self.gpu.binding() / size) as usize);
+        let grown = (self.pages + GROW.max(self.pages / 4)).min(most).max(pages);
+        let mut caches = Vec::with_capacity(sizes.len().max(1));
+        for size in &sizes {
+            caches.push(self.gpu.buffer("KV cache", size * grown as u64, usage)?);
+        }
+        if caches.is_empty() {
+            caches.push(self.gpu.buffer("KV cache", 4, usage)?);
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for ((from, to), size) in self.caches.iter().zip(&caches).zip(&sizes) {
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, size * self.pages as u64);
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        self.layers = caches.iter().map(|cache| single(&self.gpu, &self.layouts[2], cache)).collect();
+        (self.caches, self.pages) = (caches, grown);
+        self.gpu.check()
+    }
+
+    /// Runs `batch` and appends the logits of the tokens that ask for them to `logits`, `vocabulary` each, in order,
+    /// before a final softcap. With `probe`, it sees every slot that an op has written; that takes a submission per op.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfMemory`] and [`Fault::Failed`]; the caches may hold some of the batch then.
+    ///
+    /// # Panics
+    /// When a token id is not below the vocabulary, or a position has no page in its sequence's table: the caller's
+    /// scheduler guarantees both.
+    pub fn forward(
+        &mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, mut probe: Option<Probe<'_>>,
+    ) -> Result<(), Fault> {
+        let mut written = Vec::new();
+        let mut rest = batch.tokens;
+        while !rest.is_empty() {
+            let count = self.fitting(rest);
+            let (now, later) = rest.split_at(count);
+            let part = Batch { tokens: now, tables: batch.tables };
+            self.submit(&part, logits, probe.is_some().then_some(&mut written))?;
+            rest = later;
+        }
+        if let Some(probe) = &mut probe {
+            // A batch without tokens of the head does not run it.
+            written.iter().for_each(|(slot, values): &(usize, Vec<i32>)| probe(&self.model.model().slots[*slot], values));
+        }
+        Ok(())
+    }
+
+    /// How many of the first tokens fit one submission.
+    fn fitting(&self, tokens: &[Token]) -> usize {
+        let (mut scores, mut head) = (0, 0);
+        let fits = |token: &&Token| {
+            scores += score_words(self.model.attentions(), u64::from(token.position) + 1);
+            head += usize::from(token.logits);
+            scores <= SCORES && head <= self.plan.head_tokens
+        };
+        tokens.iter().take(self.plan.chunk).take_while(fits).count().max(1)
+    }
+
+    fn submit(
+        &mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, written: Option<&mut Vec<(usize, Vec<i32>)>>,
+    ) -> Result<(), Fault> {
+        let wanted = self.upload(batch)?;
+        let tokens = batch.tokens;
+        let vocabulary = self.model.model().vocabulary as u64;
+        let slot = self.model.logits();
+        let (start, width) = (self.plan.slot(Part::Head, slot), self.model.widths()[slot] as u64);
+        let rows = (0..wanted as u64).map(|row| (start + row * width, vocabulary));
+        let Some(written) = written else {
+            let mut encoder = self.encoder();
+            self.encode(&mut encoder, Part::Body, None, tokens, tokens.len());
+            if wanted > 0 {
+                self.encode(&mut encoder, Part::Head, None, tokens, wanted);
+            }
+            return self.read(encoder, rows, logits);
+        };
+        let mut index = 0;
+        for (part, count) in [(Part::Body, tokens.len()), (Part::Head, wanted)] {
+            let steps = if part == Part::Body { self.body.len() } else { self.head.len() };
+            for i in 0..if count == 0 { 0 } else { steps } {
+                let mut encoder = self.encoder();
+                self.encode(&mut encoder, part, Some(i), tokens, count);
+                let step = if part == Part::Body { &self.body[i] } else { &self.head[i] };
+                let writes = step.writes.clone();
+                let places: Vec<(u64, u64)> = writes
+                    .iter()
+                    .map(|&slot| (self.plan.slot(part, slot), (count * self.model.widths()[slot]) as u64))
+                    .collect();
+                let mut values = Vec::new();
+                self.read(encoder, places.iter().copied(), &mut values)?;
+                let mut values = values.as_slice();
+                for (&slot, &(_, len)) in writes.iter().zip(&places) {
+                    if index == written.len() {
+                        written.push((slot, Vec::new()));
+                    }
+                    let (now, later) = values.split_at(len as usize);
+                    written[index].1.extend_from_slice(now);
+                    (values, index) = (later, index + 1);
+                }
+            }
+        }
+        let encoder = self.encoder();
+        self.read(encoder, rows, logits)
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    /// Writes the batch to the device; returns how many logits are asked for.
+    fn upload(&mut self, batch: &Batch<'_>) -> Result<usize, Fault> {
+        let vocabulary = self.model.model().vocabulary;
+        let tokens = batch.tokens;
+        assert!(tokens.iter().all(|token| (token.id as usize) < vocabulary), "token id outside the vocabulary");
+        let wanted: Vec<u32> = (0..tokens.len()).filter(|&i| tokens[i].logits).map(|i| i as u32).collect();
+        let list = 4 + 4 * tokens.len();
+        let (mut tables, mut next) = (Vec::with_capacity(batch.tables.len()), list + wanted.len());
+        for table in batch.tables {
+            tables.push(next as u32);
+            next += table.len();
+        }
+        let mut words = vec![tokens.len() as u32, wanted.len() as u32, list as u32, 0];
+        let mut scores = 0;
+        for token in tokens {
+            let table = batch.tables[token.sequence as usize];
+            let page = table[token.position as usize / self.page] as usize;
+            assert!(page < self.pages, "a page outside the cache");
+            words.extend([token.id, token.position, tables[token.sequence as usize], scores as u32]);
+            scores += score_words(self.model.attentions(), u64::from(token.position) + 1);
+        }
+        words.extend(&wanted);
+        batch.tables.iter().for_each(|table| words.extend_from_slice(table));
+        self.words.clear();
+        self.words.extend(words.into_iter().flat_map(u32::to_le_bytes));
+        let step = self.step.reserve(&self.gpu, self.words.len() as u64)?;
+        if self.scratch.reserve(&self.gpu, 4 * scores)? || step {
+            let buffers = [&self.step.buffer, &self.arena, &self.scratch.buffer, &self.params];
+            self.shared = shared(&self.gpu, &self.layouts[0], buffers);
+        }
+        self.gpu.queue.write_buffer(&self.step.buffer, 0, &self.words);
+        self.traffic.up += self.words.len() as u64;
+        Ok(wanted.len())
+    }
+
+    /// Encodes one op of a part, or all.
+    fn encode(
+        &mut self, encoder: &mut wgpu::CommandEncoder, part: Part, only: Option<usize>, tokens: &[Token], count: usize,
+    ) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let steps = if part == Part::Body { &self.body } else { &self.head };
+        let steps = only.map_or(steps.as_slice(), |i| &steps[i..=i]);
+        let (mut data, mut layer) = (usize::MAX, usize::MAX);
+        for ready in steps.iter().flat_map(|step| &step.dispatches) {
+            let chosen = ready.pipelines.iter().find(|(most, _)| *most as usize >= count).or(ready.pipelines.last());
+            let Some((at_once, pipeline)) = chosen else { continue };
+            let count = count as u32;
+            let (x, y, z) = match ready.grid {
+                Grid::Tokens(x) => (x, count, 1),
+                Grid::Tiles(tiles) => (tiles, count.div_ceil(*at_once), 1),
+                Grid::Positions { block, heads, window } => {
+                    let longest = tokens.iter().map(|token| token.position + 1).max().unwrap_or(1);
+                    let seen = if window == 0 { longest } else { longest.min(window) };
+                    (seen.div_ceil(block), heads, count)
+                }
+            };
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, &self.shared, &[ready.params]);
+            if data != ready.data {
+                data = ready.data;
+                pass.set_bind_group(1, &self.data[data], &[]);
+            }
+            if layer != ready.layer {
+                layer = ready.layer;
+                pass.set_bind_group(2, &self.layers[layer], &[]);
+            }
+            pass.dispatch_workgroups(x, y, z);
+            self.traffic.dispatches += 1;
+        }
+    }
+
+    /// Submits what is encoded, and appends words of the arena: (start, length) each.
+    fn read(
+        &mut self, mut encoder: wgpu::CommandEncoder, places: impl Iterator<Item = (u64, u64)> + Clone,
+        out: &mut Vec<i32>,
+    ) -> Result<(), Fault> {
+        let bytes = 4 * places.clone().map(|(_, len)| len).sum::<u64>();
+        self.staging.reserve(&self.gpu, bytes)?;
+        let mut end = 0;
+        for (start, len) in places.filter(|(_, len)| *len > 0) {
+            encoder.copy_buffer_to_buffer(&self.arena, 4 * start, &self.staging.buffer, end, 4 * len);
+            end += 4 * len;
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        self.traffic.submissions += 1;
+        if bytes == 0 {
+            return self.gpu.check();
+        }
+        self.traffic.down += bytes;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // Whoever waits hears of a failure by the channel.
+        self.staging.buffer.map_async(wgpu::MapMode::Read, ..bytes, move |result| drop(sender.send(result)));
+        self.gpu.wait()?;
+        let mapped = receiver.recv().map_err(|error| self.gpu.failed(error))?;
+        mapped.map_err(|error| self.gpu.failed(error))?;
+        {
+            let view = self.staging.buffer.get_mapped_range(..bytes).map_err(|error| self.gpu.failed(error))?;
+            out.extend(view.as_chunks().0.iter().map(|&word| i32::from_le_bytes(word)));
+        }
+        self.staging.buffer.unmap();
+        Ok(())
+    }
+}
+
+fn ready(gpu: &Gpu, pipelines: &mut Pipelines, step: &Step, words: &mut Vec<u8>) -> Result<ReadyStep, Fault> {
+    let mut dispatches = Vec::new();
+    for Dispatch { shaders, params, data, layer, grid } in &step.dispatches {
+        let start = words.len() as u32;
+        words.extend(params.iter().flat_map(|word| word.to_le_bytes()));
+        words.resize(start as usize + PARAMS, 0);
+        let mut compiled = Vec::new();
+        for (tokens, shader) in shaders {
+            compiled.push((*tokens, pipelines.get(gpu, shader)?));
+        }
+        dispatches.push(Ready { pipelines: compiled, grid: *grid, data: *data, layer: *layer, params: start });
+    }
+    Ok(ReadyStep { dispatches, writes: step.writes.clone() })
+}
+
+fn shared(gpu: &Gpu, layout: &wgpu::BindGroupLayout, buffers: [&wgpu::Buffer; 4]) -> wgpu::BindGroup {
+    let [step, arena, scratch, params] = buffers;
+    let size = std::num::NonZeroU64::new(PARAMS as u64);
+    let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: params, offset: 0, size });
+    let resources = [step.as_entire_binding(), arena.as_entire_binding(), scratch.as_entire_binding(), params];
+    let entries: Vec<_> =
+        (0..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
+    gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+}
+
+fn single(gpu: &Gpu, layout: &wgpu::BindGroupLayout, buffer: &wgpu::Buffer) -> wgpu::BindGroup {
+    let entries = [wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }];
+    gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+}
