@@ -5,6 +5,7 @@ use crate::{Case, Line, Machine};
 use intact::request::Request;
 use intact::{Engine, Loaded, Options};
 use intact_core::cpu::{Batch, Cpu, Token};
+use intact_core::executor::Executor;
 use intact_core::ops::sample::Sampling;
 use intact_core::ops::softcap::softcap;
 use intact_core::program::{LOGITS, Op};
@@ -93,7 +94,7 @@ impl Run<'_> {
         let certified = Arc::clone(&self.loaded.certified);
         let mut cpu = Cpu::new(certified, self.machine.kernels, Arc::clone(&self.machine.pool), PAGE, heap);
         let pages = prompt.len().div_ceil(PAGE);
-        cpu.kv_mut().reserve(pages).expect("a few pages");
+        cpu.reserve(pages).expect("a few pages");
         // A sequence's pages lie in any order.
         let table: Vec<u32> = (0..pages as u32).rev().collect();
         let token = |(position, &id): (usize, &u32)| Token { id, sequence: 0, position: position as u32, logits: true };
@@ -101,7 +102,7 @@ impl Run<'_> {
         let (mut written, mut logits): (Vec<Written>, Vec<i32>) = (Vec::new(), Vec::new());
         for tokens in tokens.chunks(self.chunk) {
             let mut index = 0;
-            cpu.forward(&Batch { tokens, tables: &[&table] }, &mut logits, &mut |slot, values| {
+            cpu.run(&Batch { tokens, tables: &[&table] }, &mut logits, &mut |slot, values| {
                 if index == written.len() {
                     written.push(Written { slot: slot.to_string(), tokens: 0, values: Vec::new() });
                 }

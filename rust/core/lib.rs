@@ -12,6 +12,7 @@ pub mod activations;
 pub mod bounds;
 pub mod certify;
 pub mod cpu;
+pub mod executor;
 pub mod fixed;
 pub mod formats;
 pub mod kernels;

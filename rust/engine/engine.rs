@@ -12,6 +12,7 @@ use crate::request::{Event, LogProb, Request, RequestId, check_tokens};
 use crate::scheduler::{Plan, Scheduler};
 use intact_core::certify::Certified;
 use intact_core::cpu::{Batch, Cpu, Pool, SHARE};
+use intact_core::executor::Executor;
 use intact_core::kernels::Kernels;
 use intact_core::ops::sample::{LogProbs, draw, greedy, random_word};
 use intact_core::ops::softcap::softcap;
@@ -52,7 +53,7 @@ const MAX_SLOT_ELEMENTS: usize = 1 << 28;
 pub struct Engine {
     pub(crate) model: Arc<Certified>,
     pub(crate) digest: Hash,
-    pub(crate) executor: Cpu,
+    pub(crate) executor: Box<dyn Executor>,
     pub(crate) scheduler: Scheduler,
     requests: BTreeMap<RequestId, Running>,
     /// Of requests that have ended, until they are taken.
@@ -75,13 +76,19 @@ struct Running {
 impl Engine {
     /// An engine for `loaded` on the threads of `pool`.
     #[must_use]
-    pub fn new(loaded: &Loaded, pool: Arc<Pool>, mut options: Options) -> Self {
+    pub fn new(loaded: &Loaded, pool: Arc<Pool>, options: Options) -> Self {
+        let mut cpu = Cpu::new(Arc::clone(&loaded.certified), options.kernels, pool, options.page, allocate);
+        cpu.set_share(options.share);
+        Self::with_executor(loaded, Box::new(cpu), options)
+    }
+
+    /// An engine for `loaded` on `executor`, which runs the same model; its page counts, not that of `options`.
+    #[must_use]
+    pub fn with_executor(loaded: &Loaded, executor: Box<dyn Executor>, mut options: Options) -> Self {
         let model = Arc::clone(&loaded.certified);
         let width: usize = model.widths().iter().sum();
         options.chunk = options.chunk.min(MAX_SLOT_ELEMENTS / width.max(1)).max(1);
-        (options.page, options.max_sequences) = (options.page.max(1), options.max_sequences.max(1));
-        let mut executor = Cpu::new(Arc::clone(&model), options.kernels, pool, options.page, allocate);
-        executor.set_share(options.share);
+        (options.page, options.max_sequences) = (executor.page(), options.max_sequences.max(1));
         let mut scheduler = Scheduler::default();
         scheduler.pages.most = options.kv_tokens.div_ceil(options.page).max(1);
         // Every model that was loaded has a digest of 64 digits.
@@ -194,6 +201,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`RequestError::OutOfMemory`] when the cache cannot grow; the sequences stay as they were.
+    /// [`RequestError::Device`] when the device failed.
     pub fn step(&mut self) -> Result<Vec<Event>, RequestError> {
         let plan = self.scheduler.plan(self.options.chunk, self.options.max_sequences, self.options.page);
         self.reserve()?;
@@ -202,7 +210,11 @@ impl Engine {
         logits.clear();
         let mut probe = self.probe(&plan);
         let batch = Batch { tokens: &plan.tokens, tables: &tables };
-        self.executor.forward(&batch, &mut logits, &mut |slot, values| probe.see(slot, values));
+        let forward = probe.watch(|see| self.executor.forward(&batch, &mut logits, see));
+        if let Err(fault) = forward {
+            self.logits = logits;
+            return Err(fault.into());
+        }
 
         let mut rows = logits.chunks_exact_mut(self.model.model().vocabulary).enumerate();
         let mut events = Vec::new();
@@ -217,6 +229,27 @@ impl Engine {
         }
         self.logits = logits;
         Ok(events)
+    }
+
+    /// Goes on with another executor of the same model, such as one on another device: takes over what the caches hold,
+    /// and changes no bit of what is still to come.
+    ///
+    /// # Errors
+    /// [`RequestError::OutOfMemory`] and [`RequestError::Device`]; the engine goes on with the executor that it has.
+    ///
+    /// # Panics
+    /// When the pages of `executor` are of another size.
+    pub fn move_to(&mut self, mut executor: Box<dyn Executor>) -> Result<(), RequestError> {
+        assert_eq!(executor.page(), self.options.page, "positions per page");
+        executor.reserve(self.scheduler.pages.high_water())?;
+        let mut bytes = Vec::new();
+        for page in self.scheduler.pages.taken() {
+            bytes.clear();
+            self.executor.save(page, &mut bytes)?;
+            executor.restore(page, &bytes)?;
+        }
+        self.executor = executor;
+        Ok(())
     }
 
     /// Hashes what a receipt has to say about the slots of this step.
@@ -253,7 +286,7 @@ impl Engine {
 
     pub(crate) fn reserve(&mut self) -> Result<(), RequestError> {
         let pages = self.scheduler.pages.high_water();
-        self.executor.kv_mut().reserve(pages).map_err(|bytes| RequestError::OutOfMemory { bytes })
+        Ok(self.executor.reserve(pages)?)
     }
 
     /// The logits after every token of `tokens` as one sequence: `tokens.len() · vocabulary` values in QF, after a

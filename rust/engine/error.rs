@@ -1,6 +1,7 @@
 //! What can go wrong, one variant per cause.
 
 use intact_core::certify::Refusal;
+use intact_core::executor::Fault;
 use std::path::PathBuf;
 
 /// `text` as a message shows it. Parts of it come out of a file, so it is cut to a readable length and what would
@@ -146,11 +147,28 @@ pub enum RequestError {
         most: usize,
     },
     /// The cache could not grow.
-    #[error("KV cache: {bytes} more bytes are not to be had; lower kv_tokens or run fewer sequences at once")]
+    #[error("{what}: {bytes} more bytes are not to be had; lower kv_tokens or run fewer sequences at once")]
     OutOfMemory {
+        /// For what.
+        what: String,
         /// Bytes asked for.
         bytes: usize,
     },
+    /// The device failed.
+    #[error("{message}")]
+    Device {
+        /// With the device and the remedy.
+        message: String,
+    },
+}
+
+impl From<Fault> for RequestError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::OutOfMemory { what, bytes } => Self::OutOfMemory { what, bytes },
+            Fault::Device(message) => Self::Device { message },
+        }
+    }
 }
 
 /// A receipt that cannot be read.

@@ -59,7 +59,7 @@ impl<'a> Replay<'a> {
             logits.clear();
             let mut probe = Probe::new(&model, &run, |_| trace == Trace::Tensors);
             let batch = Batch { tokens: &run, tables: &[&self.table] };
-            self.engine.executor.forward(&batch, &mut logits, &mut |slot, values| probe.see(slot, values));
+            probe.watch(|see| self.engine.executor.forward(&batch, &mut logits, see))?;
             self.cached.extend_from_slice(ids);
             let rows = logits.chunks_exact_mut(model.model().vocabulary);
             for (i, (logits, position)) in rows.zip(asked).enumerate() {
@@ -87,7 +87,7 @@ impl<'a> Replay<'a> {
         let mut logits = std::mem::take(&mut self.engine.logits);
         logits.clear();
         let batch = Batch { tokens: &run, tables: &[&self.table] };
-        self.engine.executor.forward(&batch, &mut logits, &mut |_, values| see(values));
+        self.engine.executor.forward(&batch, &mut logits, Some(&mut |_, values: &[i32]| see(values)))?;
         self.engine.logits = logits;
         Ok(())
     }

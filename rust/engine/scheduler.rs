@@ -67,6 +67,11 @@ impl Pages {
         }
     }
 
+    /// The pages that sequences hold.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.references).filter(|(_, references)| **references > 0).map(|(page, _)| page)
+    }
+
     /// The most pages that were ever taken: what the cache has to hold.
     pub(crate) fn high_water(&self) -> usize {
         self.references.len()

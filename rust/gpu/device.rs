@@ -1,5 +1,6 @@
 //! Adapters and devices, with their limits and faults.
 
+use intact_core::executor;
 use std::sync::{Arc, Mutex};
 use wgpu::{Backends, DeviceType};
 
@@ -7,7 +8,9 @@ use wgpu::{Backends, DeviceType};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// No adapter, or none of that name.
-    #[error("no GPU adapter {wanted}; this machine has: {found}. Use device=\"cpu\", or install a driver for Vulkan, Metal, DirectX 12 or OpenGL ES 3.1")]
+    #[error(
+        "no GPU adapter {wanted}; this machine has: {found}. Use device=\"cpu\", or install a driver for Vulkan, Metal, DirectX 12 or OpenGL ES 3.1"
+    )]
     NoAdapter {
         /// What was asked for.
         wanted: String,
@@ -60,7 +63,8 @@ impl Adapter {
     #[must_use]
     pub fn all() -> Vec<Self> {
         let backends = Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::GL;
-        let descriptor = wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+        let descriptor =
+            wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
         let instance = wgpu::Instance::new(descriptor);
         let mut all: Vec<Self> = pollster::block_on(instance.enumerate_adapters(backends))
             .into_iter()
@@ -112,7 +116,7 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Fault::Unfit`] and [`Fault::Failed`].
-    pub fn open(&self) -> Result<Gpu, Fault> {
+    pub fn open(&self) -> Result<Device, Fault> {
         let label = self.label();
         let offered = self.adapter.limits();
         let unfit = |what: String| Fault::Unfit { adapter: label.clone(), what };
@@ -141,7 +145,7 @@ impl Adapter {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep(error.to_string(), &first)));
         let first = Arc::clone(&failure);
         device.set_device_lost_callback(move |reason, message| keep(format!("{reason:?}: {message}"), &first));
-        Ok(Gpu { device, queue, limits: offered, label, failure })
+        Ok(Device { device, queue, limits: offered, label, failure })
     }
 }
 
@@ -149,7 +153,7 @@ impl Adapter {
 const BUFFERS: u32 = 5;
 
 /// An open device.
-pub struct Gpu {
+pub struct Device {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) limits: wgpu::Limits,
@@ -158,7 +162,19 @@ pub struct Gpu {
     failure: Arc<Mutex<Option<String>>>,
 }
 
-impl Gpu {
+impl From<Fault> for executor::Fault {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::OutOfMemory { adapter, what, bytes } => {
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                Self::OutOfMemory { what: format!("{adapter}: {what}"), bytes }
+            }
+            Fault::NoAdapter { .. } | Fault::Unfit { .. } | Fault::Failed { .. } => Self::Device(fault.to_string()),
+        }
+    }
+}
+
+impl Device {
     /// The adapter, for messages.
     #[must_use]
     pub fn label(&self) -> &str {

@@ -1,10 +1,11 @@
 //! Runs batches: one submission for each, unless it exceeds what the device's buffers hold.
 
-use crate::device::{Fault, Gpu};
-use crate::plan::{Dispatch, Grid, Part, Plan, Step, page_words, score_words};
+use crate::device::{Device, Fault};
+use crate::plan::{Dispatch, Grid, PageShape, Part, Plan, Step, score_words};
 use crate::shaders::Pipelines;
 use intact_core::certify::Certified;
 use intact_core::cpu::{Batch, Token};
+use intact_core::executor::{self, Executor, Probe};
 use std::sync::Arc;
 use wgpu::BufferUsages;
 
@@ -52,12 +53,12 @@ struct Growing {
 }
 
 impl Growing {
-    fn new(gpu: &Gpu, what: &'static str, usage: BufferUsages) -> Result<Self, Fault> {
+    fn new(gpu: &Device, what: &'static str, usage: BufferUsages) -> Result<Self, Fault> {
         Ok(Self { what, usage, buffer: gpu.buffer(what, 4096, usage)? })
     }
 
     /// Makes it hold `bytes`; whether it is another buffer now.
-    fn reserve(&mut self, gpu: &Gpu, bytes: u64) -> Result<bool, Fault> {
+    fn reserve(&mut self, gpu: &Device, bytes: u64) -> Result<bool, Fault> {
         let short = self.buffer.size() < bytes;
         if short {
             let generous = bytes.next_power_of_two().min(gpu.binding()).max(bytes);
@@ -68,8 +69,8 @@ impl Growing {
 }
 
 /// Runs one model on a GPU. Weights, caches and working memory are its own.
-pub struct Executor {
-    gpu: Gpu,
+pub struct Gpu {
+    gpu: Device,
     model: Arc<Certified>,
     plan: Plan,
     body: Vec<ReadyStep>,
@@ -90,15 +91,12 @@ pub struct Executor {
     traffic: Traffic,
 }
 
-/// What `forward` calls for every slot that an op has written.
-pub(crate) type Probe<'a> = &'a mut dyn FnMut(&str, &[i32]);
-
-impl Executor {
+impl Gpu {
     /// Uploads `model`; `page` positions to a cache page.
     ///
     /// # Errors
     /// [`Fault::OutOfMemory`], and [`Fault::Failed`] where the driver cannot compile a shader.
-    pub fn new(gpu: Gpu, model: Arc<Certified>, page: usize) -> Result<Self, Fault> {
+    pub fn new(gpu: Device, model: Arc<Certified>, page: usize) -> Result<Self, Fault> {
         let page = page.max(1);
         let plan = Plan::new(&gpu, &model, page)?;
         let mut pipelines = Pipelines::new(&gpu);
@@ -138,15 +136,9 @@ impl Executor {
             words,
             traffic: Traffic::default(),
         };
-        executor.reserve(1)?;
+        executor.grow(1)?;
         executor.gpu.check()?;
         Ok(executor)
-    }
-
-    /// Positions per cache page.
-    #[must_use]
-    pub fn page(&self) -> usize {
-        self.page
     }
 
     /// What it has done.
@@ -157,7 +149,7 @@ impl Executor {
 
     /// The device.
     #[must_use]
-    pub fn gpu(&self) -> &Gpu {
+    pub fn gpu(&self) -> &Device {
         &self.gpu
     }
 
@@ -169,16 +161,14 @@ impl Executor {
         [self.plan.bytes, caches, others.into_iter().map(wgpu::Buffer::size).sum()]
     }
 
-    /// Makes room for at least `pages` cache pages; existing content stays.
-    ///
-    /// # Errors
-    /// [`Fault::OutOfMemory`], with everything as it was.
-    pub fn reserve(&mut self, pages: usize) -> Result<(), Fault> {
+    /// [`Executor::reserve`].
+    fn grow(&mut self, pages: usize) -> Result<(), Fault> {
         if pages <= self.pages {
             return Ok(());
         }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-        let sizes: Vec<u64> = self.model.attentions().iter().map(|a| 4 * page_words(a, self.page)).collect();
+        let sizes: Vec<u64> =
+            self.model.attentions().iter().map(|a| 4 * PageShape::new(a, self.page).words()).collect();
         let most = sizes.iter().max().map_or(usize::MAX, |size| (self.gpu.binding() / size) as usize);
         let grown = (self.pages + GROW.max(self.pages / 4)).min(most).max(pages);
         let mut caches = Vec::with_capacity(sizes.len().max(1));
@@ -198,18 +188,8 @@ impl Executor {
         self.gpu.check()
     }
 
-    /// Runs `batch` and appends the logits of the tokens that ask for them to `logits`, `vocabulary` each, in order,
-    /// before a final softcap. With `probe`, it sees every slot that an op has written; that takes a submission per op.
-    ///
-    /// # Errors
-    /// [`Fault::OutOfMemory`] and [`Fault::Failed`]; the caches may hold some of the batch then.
-    ///
-    /// # Panics
-    /// When a token id is not below the vocabulary, or a position has no page in its sequence's table: the caller's
-    /// scheduler guarantees both.
-    pub fn forward(
-        &mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, mut probe: Option<Probe<'_>>,
-    ) -> Result<(), Fault> {
+    /// [`Executor::forward`].
+    fn run(&mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, probe: Option<Probe<'_>>) -> Result<(), Fault> {
         let mut written = Vec::new();
         let mut rest = batch.tokens;
         while !rest.is_empty() {
@@ -219,9 +199,11 @@ impl Executor {
             self.submit(&part, logits, probe.is_some().then_some(&mut written))?;
             rest = later;
         }
-        if let Some(probe) = &mut probe {
+        if let Some(probe) = probe {
             // A batch without tokens of the head does not run it.
-            written.iter().for_each(|(slot, values): &(usize, Vec<i32>)| probe(&self.model.model().slots[*slot], values));
+            written
+                .iter()
+                .for_each(|(slot, values): &(usize, Vec<i32>)| probe(&self.model.model().slots[*slot], values));
         }
         Ok(())
     }
@@ -360,14 +342,21 @@ impl Executor {
 
     /// Submits what is encoded, and appends words of the arena: (start, length) each.
     fn read(
-        &mut self, mut encoder: wgpu::CommandEncoder, places: impl Iterator<Item = (u64, u64)> + Clone,
-        out: &mut Vec<i32>,
+        &mut self, encoder: wgpu::CommandEncoder, places: impl Iterator<Item = (u64, u64)>, out: &mut Vec<i32>,
     ) -> Result<(), Fault> {
-        let bytes = 4 * places.clone().map(|(_, len)| len).sum::<u64>();
+        let arena = self.arena.clone();
+        self.read_from(encoder, places.map(|(start, len)| (&arena, start, len)).collect(), out)
+    }
+
+    /// The same of any buffers.
+    fn read_from(
+        &mut self, mut encoder: wgpu::CommandEncoder, places: Vec<(&wgpu::Buffer, u64, u64)>, out: &mut Vec<i32>,
+    ) -> Result<(), Fault> {
+        let bytes = 4 * places.iter().map(|(.., len)| len).sum::<u64>();
         self.staging.reserve(&self.gpu, bytes)?;
         let mut end = 0;
-        for (start, len) in places.filter(|(_, len)| *len > 0) {
-            encoder.copy_buffer_to_buffer(&self.arena, 4 * start, &self.staging.buffer, end, 4 * len);
+        for (buffer, start, len) in places.into_iter().filter(|(.., len)| *len > 0) {
+            encoder.copy_buffer_to_buffer(buffer, 4 * start, &self.staging.buffer, end, 4 * len);
             end += 4 * len;
         }
         self.gpu.queue.submit([encoder.finish()]);
@@ -391,7 +380,55 @@ impl Executor {
     }
 }
 
-fn ready(gpu: &Gpu, pipelines: &mut Pipelines, step: &Step, words: &mut Vec<u8>) -> Result<ReadyStep, Fault> {
+impl Executor for Gpu {
+    fn page(&self) -> usize {
+        self.page
+    }
+
+    fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn reserve(&mut self, pages: usize) -> Result<(), executor::Fault> {
+        Ok(self.grow(pages)?)
+    }
+
+    fn forward(
+        &mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, probe: Option<Probe<'_>>,
+    ) -> Result<(), executor::Fault> {
+        Ok(self.run(batch, logits, probe)?)
+    }
+
+    fn save(&mut self, page: u32, out: &mut Vec<u8>) -> Result<(), executor::Fault> {
+        let shapes: Vec<PageShape> = self.model.attentions().iter().map(|a| PageShape::new(a, self.page)).collect();
+        let (caches, encoder, mut words) = (self.caches.clone(), self.encoder(), Vec::new());
+        let place = |(cache, shape): (_, &PageShape)| (cache, u64::from(page) * shape.words(), shape.words());
+        self.read_from(encoder, caches.iter().zip(&shapes).map(place).collect(), &mut words)?;
+        let mut rest = words.as_slice();
+        for shape in &shapes {
+            let (now, later) = rest.split_at(shape.words() as usize);
+            shape.unpack(now, out);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, page: u32, bytes: &[u8]) -> Result<(), executor::Fault> {
+        let mut rest = bytes;
+        for (cache, a) in self.caches.iter().zip(self.model.attentions()) {
+            let shape = PageShape::new(a, self.page);
+            let (now, later) = rest.split_at(shape.bytes());
+            let words = shape.pack(now);
+            self.gpu.queue.write_buffer(cache, 4 * u64::from(page) * shape.words(), &words);
+            self.traffic.up += words.len() as u64;
+            rest = later;
+        }
+        assert!(rest.is_empty(), "more bytes than a page has");
+        Ok(self.gpu.check()?)
+    }
+}
+
+fn ready(gpu: &Device, pipelines: &mut Pipelines, step: &Step, words: &mut Vec<u8>) -> Result<ReadyStep, Fault> {
     let mut dispatches = Vec::new();
     for Dispatch { shaders, params, data, layer, grid } in &step.dispatches {
         let start = words.len() as u32;
@@ -406,7 +443,7 @@ fn ready(gpu: &Gpu, pipelines: &mut Pipelines, step: &Step, words: &mut Vec<u8>)
     Ok(ReadyStep { dispatches, writes: step.writes.clone() })
 }
 
-fn shared(gpu: &Gpu, layout: &wgpu::BindGroupLayout, buffers: [&wgpu::Buffer; 4]) -> wgpu::BindGroup {
+fn shared(gpu: &Device, layout: &wgpu::BindGroupLayout, buffers: [&wgpu::Buffer; 4]) -> wgpu::BindGroup {
     let [step, arena, scratch, params] = buffers;
     let size = std::num::NonZeroU64::new(PARAMS as u64);
     let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: params, offset: 0, size });
@@ -416,7 +453,7 @@ fn shared(gpu: &Gpu, layout: &wgpu::BindGroupLayout, buffers: [&wgpu::Buffer; 4]
     gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
 }
 
-fn single(gpu: &Gpu, layout: &wgpu::BindGroupLayout, buffer: &wgpu::Buffer) -> wgpu::BindGroup {
+fn single(gpu: &Device, layout: &wgpu::BindGroupLayout, buffer: &wgpu::Buffer) -> wgpu::BindGroup {
     let entries = [wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }];
     gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
 }

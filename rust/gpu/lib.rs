@@ -9,5 +9,5 @@ mod plan;
 mod shaders;
 mod weights;
 
-pub use device::{Adapter, Fault, Gpu};
-pub use executor::{Executor, Traffic};
+pub use device::{Adapter, Device, Fault};
+pub use executor::{Gpu, Traffic};

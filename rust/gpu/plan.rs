@@ -1,6 +1,6 @@
 //! A program as dispatches: which shader, with which constants, on which buffers.
 
-use crate::device::{Fault, Gpu};
+use crate::device::{Device, Fault};
 use crate::shaders::{Shader, THREADS};
 use crate::weights::{NONE, Piece, Uploader};
 use intact_core::certify::Certified;
@@ -9,7 +9,7 @@ use intact_core::matrix::Activation;
 use intact_core::ops::gated::Gate;
 use intact_core::ops::rope::Pairs;
 use intact_core::program::{Attention, MatrixId, Op, Slot, Vector, VectorId};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Tokens of one submission at most.
 const CHUNK: usize = 256;
@@ -78,7 +78,7 @@ struct Places {
     head: Vec<u64>,
     codes: u64,
     queries: u64,
-    angles: HashMap<VectorId, u64>,
+    angles: BTreeMap<VectorId, u64>,
     end: u64,
 }
 
@@ -92,7 +92,7 @@ impl Plan {
     }
 
     /// Uploads `model` and makes its dispatches, for cache pages of `page` positions.
-    pub(crate) fn new(gpu: &Gpu, model: &Certified, page: usize) -> Result<Self, Fault> {
+    pub(crate) fn new(gpu: &Device, model: &Certified, page: usize) -> Result<Self, Fault> {
         let (mut chunk, mut head_tokens) = (CHUNK, HEAD);
         let mut slots = places(model, chunk, head_tokens);
         let most = ARENA.min(gpu.binding());
@@ -339,7 +339,8 @@ impl Builder<'_> {
         let slot = |slot: Slot| self.slot(Part::Body, slot);
         let cap = a.scoring.softcap.as_ref();
         let cap_constants = cap.map_or([0; 4], |cap| [cap.inverse, cap.inverse_shift, cap.cap, cap.cap_shift]);
-        let mut params = vec![slot(a.query), slot(a.key), slot(a.value), slot(a.out), self.slots.queries as u32, a.window];
+        let mut params =
+            vec![slot(a.query), slot(a.key), slot(a.value), slot(a.out), self.slots.queries as u32, a.window];
         params.extend([a.scoring.scale, a.scoring.scale_shift].map(|c| c as u32));
         params.extend(cap_constants.map(|c| c as u32));
         let constants = [
@@ -361,7 +362,8 @@ impl Builder<'_> {
             ("attention_sums", Grid::Positions { block: SUM_BLOCK, heads, window }),
             ("attention_outputs", elements(a.heads * a.head_width)),
         ];
-        let dispatch = |(op, grid)| Dispatch { layer, ..self.dispatch(self.shader(op, &constants), params.clone(), grid) };
+        let dispatch =
+            |(op, grid)| Dispatch { layer, ..self.dispatch(self.shader(op, &constants), params.clone(), grid) };
         steps.into_iter().map(dispatch).collect()
     }
 }
@@ -391,10 +393,55 @@ fn value_words(a: &Attention) -> u32 {
     (a.head_width as u32).div_ceil(4)
 }
 
-/// Words of a page in an attention's cache.
-pub(crate) fn page_words(a: &Attention, page: usize) -> u64 {
-    let keys = a.head_width.div_ceil(if wide_keys(a) { 2 } else { 4 });
-    (a.kv_heads * page * (keys + value_words(a) as usize + 1)) as u64
+/// A page of an attention's cache: entries for each KV head and position. On the device codes are padded to words
+/// (shaders/parts/cache.wgsl); where pages are saved they are not.
+pub(crate) struct PageShape {
+    entries: usize,
+    /// Bytes of keys, values and scales of an entry.
+    parts: [usize; 3],
+}
+
+impl PageShape {
+    pub(crate) fn new(a: &Attention, page: usize) -> Self {
+        let key = if wide_keys(a) { 2 * a.head_width } else { a.head_width };
+        Self { entries: a.kv_heads * page, parts: [key, a.head_width, 4] }
+    }
+
+    /// Words on the device.
+    pub(crate) fn words(&self) -> u64 {
+        (self.entries * self.parts.iter().map(|bytes| bytes.div_ceil(4)).sum::<usize>()) as u64
+    }
+
+    /// Bytes of a saved page.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries * self.parts.iter().sum::<usize>()
+    }
+
+    /// Appends the saved form of a page.
+    pub(crate) fn unpack(&self, words: &[i32], out: &mut Vec<u8>) {
+        let mut rest = words;
+        for bytes in self.parts {
+            let (now, later) = rest.split_at(self.entries * bytes.div_ceil(4));
+            for entry in now.chunks_exact(bytes.div_ceil(4)) {
+                out.extend(entry.iter().flat_map(|word| word.to_le_bytes()).take(bytes));
+            }
+            rest = later;
+        }
+    }
+
+    /// The words of a page, from its saved form.
+    pub(crate) fn pack(&self, saved: &[u8]) -> Vec<u8> {
+        let (mut rest, mut out) = (saved, Vec::with_capacity(4 * self.words() as usize));
+        for bytes in self.parts {
+            let (now, later) = rest.split_at(self.entries * bytes);
+            for entry in now.chunks_exact(bytes) {
+                out.extend_from_slice(entry);
+                out.resize(out.len().next_multiple_of(4), 0);
+            }
+            rest = later;
+        }
+        out
+    }
 }
 
 /// Words of `scratch` for a token that sees at most `positions` in any attention.

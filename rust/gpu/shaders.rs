@@ -3,17 +3,17 @@
 //! A new op is a file in shaders/ops and its line in [`source`]; a new payload a file in shaders/payloads and its line
 //! in [`payload`].
 
-use crate::device::{Fault, Gpu};
+use crate::device::{Device, Fault};
 use intact_core::formats::{Format, PayloadKind, ScaleMode};
 use intact_core::matrix::Activation;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Threads of a workgroup that reduces.
 pub(crate) const THREADS: u32 = 64;
 
 /// An op, as far as its shader differs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Shader {
     pub(crate) op: &'static str,
     /// Constants by name.
@@ -131,11 +131,11 @@ pub(crate) struct Pipelines {
     layout: wgpu::PipelineLayout,
     /// Of the groups 0, 1 and 2: the step, what an op reads, its cache.
     pub(crate) groups: [wgpu::BindGroupLayout; 3],
-    compiled: HashMap<Shader, wgpu::ComputePipeline>,
+    compiled: BTreeMap<Shader, wgpu::ComputePipeline>,
 }
 
 impl Pipelines {
-    pub(crate) fn new(gpu: &Gpu) -> Self {
+    pub(crate) fn new(gpu: &Device) -> Self {
         let entry = |binding, ty, dynamic| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -165,11 +165,11 @@ impl Pipelines {
             bind_group_layouts: &[Some(&groups[0]), Some(&groups[1]), Some(&groups[2])],
             immediate_size: 0,
         });
-        Self { layout, groups, compiled: HashMap::new() }
+        Self { layout, groups, compiled: BTreeMap::new() }
     }
 
     /// The pipeline of a shader, compiled where it is not yet.
-    pub(crate) fn get(&mut self, gpu: &Gpu, shader: &Shader) -> Result<wgpu::ComputePipeline, Fault> {
+    pub(crate) fn get(&mut self, gpu: &Device, shader: &Shader) -> Result<wgpu::ComputePipeline, Fault> {
         if let Some(pipeline) = self.compiled.get(shader) {
             return Ok(pipeline.clone());
         }

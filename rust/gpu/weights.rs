@@ -1,6 +1,6 @@
 //! Matrices and vectors on the device.
 
-use crate::device::{Fault, Gpu};
+use crate::device::{Device, Fault};
 use intact_core::formats::{PayloadKind, ScaleMode, TILE, TRELLIS_TABLE};
 use intact_core::matrix::Matrix;
 use intact_core::program::{NamedVector, Vector};
@@ -34,14 +34,14 @@ pub(crate) struct Piece {
 
 /// Uploads with little memory of the host.
 pub(crate) struct Uploader<'a> {
-    gpu: &'a Gpu,
+    gpu: &'a Device,
     waiting: usize,
     /// All that was uploaded.
     pub(crate) bytes: u64,
 }
 
 impl<'a> Uploader<'a> {
-    pub(crate) fn new(gpu: &'a Gpu) -> Self {
+    pub(crate) fn new(gpu: &'a Device) -> Self {
         Self { gpu, waiting: 0, bytes: 0 }
     }
 

@@ -3,6 +3,7 @@
 use crate::{engine, llama, models, prompt, request};
 use intact::Loaded;
 use intact::core::cpu::{Batch, Cpu, Pool, Token};
+use intact::core::executor::Executor;
 use intact::core::kernels::reference;
 use intact::core::program::LOGITS;
 use intact::core::storage::heap;
@@ -78,11 +79,11 @@ fn one_by_one(path: &Path, tokens: &[u32]) -> Vec<Position> {
     let vocabulary = certified.model().vocabulary;
     let mut cpu = Cpu::new(certified, &reference::KERNELS, pool, 8, heap);
     let table: Vec<u32> = (0..tokens.len().div_ceil(8) as u32).collect();
-    cpu.kv_mut().reserve(table.len()).expect("a few pages");
+    cpu.reserve(table.len()).expect("a few pages");
     let position = |(position, &id): (usize, &u32)| {
         let (mut logits, mut writes) = (Vec::new(), Vec::new());
         let token = Token { id, sequence: 0, position: position as u32, logits: true };
-        cpu.forward(&Batch { tokens: &[token], tables: &[&table] }, &mut logits, &mut |slot, values| {
+        cpu.run(&Batch { tokens: &[token], tables: &[&table] }, &mut logits, &mut |slot, values| {
             writes.push(if slot == LOGITS { &values[..vocabulary] } else { values }.to_vec());
         });
         Position { logits, writes }

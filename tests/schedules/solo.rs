@@ -5,6 +5,7 @@ use crate::requests::{request, text};
 use crate::schedule::Schedule;
 use intact::Loaded;
 use intact::core::cpu::{Batch, Cpu, Pool, Token};
+use intact::core::executor::Executor;
 use intact::core::kernels::reference;
 use intact::core::ops::sample::{LogProbs, draw, greedy, random_word};
 use intact::core::ops::softcap::softcap;
@@ -36,7 +37,7 @@ impl Solo {
         let loaded = Loaded::open(path, pool).expect("a model of the oracle");
         let (model, context) = (Arc::clone(&loaded.certified), loaded.certified.model().context as usize);
         let mut executor = Cpu::new(model, &reference::KERNELS, Arc::clone(pool), context, heap);
-        executor.kv_mut().reserve(1).expect("enough memory");
+        executor.reserve(1).expect("enough memory");
         Self { loaded, executor, runs: BTreeMap::new(), logits: BTreeMap::new() }
     }
 
@@ -52,7 +53,7 @@ impl Solo {
             |(position, &id)| Token { id, sequence: 0, position: position as u32, logits: each || position == last };
         let tokens: Vec<Token> = (first..).zip(tokens).map(token).collect();
         let mut logits = Vec::new();
-        self.executor.forward(&Batch { tokens: &tokens, tables: &[&[0]] }, &mut logits, &mut |_, _| ());
+        self.executor.run(&Batch { tokens: &tokens, tables: &[&[0]] }, &mut logits, &mut |_, _| ());
         logits
     }
 

@@ -50,6 +50,11 @@ impl Layer {
     fn wide(&self) -> bool {
         self.key_max > 127
     }
+
+    /// The arrays of scales, in order of saved pages.
+    fn scales(&self) -> [usize; 4] {
+        [self.key_d, self.key_t, self.value_d, self.value_t]
+    }
 }
 
 struct Slab {
@@ -178,6 +183,34 @@ impl KvCache {
         Ok(())
     }
 
+    /// Appends page `page` in the form of [`Executor::save`](crate::executor::Executor::save).
+    pub(crate) fn save(&self, page: u32, out: &mut Vec<u8>) {
+        for layer in &self.layers {
+            for part in [Part::Keys, Part::Values, Part::Scales] {
+                for head in 0..layer.kv_heads {
+                    let (slab, entry) = self.find(page, head);
+                    // SAFETY: a writer borrows the cache exclusively, so nothing is written while the slices live.
+                    unsafe { part.save(slab, layer, entry, self.page, out) };
+                }
+            }
+        }
+    }
+
+    /// Takes page `page` from that form.
+    pub(crate) fn restore(&mut self, page: u32, bytes: &[u8]) {
+        let mut rest = bytes;
+        for layer in &self.layers {
+            for part in [Part::Keys, Part::Values, Part::Scales] {
+                for head in 0..layer.kv_heads {
+                    let (slab, entry) = self.find(page, head);
+                    // SAFETY: the cache is borrowed exclusively, and the slices live one after another.
+                    unsafe { part.restore(slab, layer, entry, self.page, &mut rest) };
+                }
+            }
+        }
+        assert!(rest.is_empty(), "more bytes than a page has");
+    }
+
     pub(crate) fn writer(&mut self, layer: usize) -> Writer<'_> {
         Writer { layer: &self.layers[layer], cache: self }
     }
@@ -254,6 +287,72 @@ impl Writer<'_> {
                 let (d, t) = codes(value, layer.value_max, slab.part_mut(layer.values, at, width), |q| q as i8);
                 slab.part_mut(layer.value_d, entry, 1)[0] = d;
                 slab.part_mut(layer.value_t, entry, 1)[0] = t;
+            }
+        }
+    }
+}
+
+/// What a saved page has of each attention, in this order.
+#[derive(Clone, Copy)]
+enum Part {
+    Keys,
+    Values,
+    Scales,
+}
+
+impl Part {
+    /// Appends `count` entries from `entry` on.
+    ///
+    /// # Safety
+    /// Nothing writes them meanwhile.
+    unsafe fn save(self, slab: &Slab, layer: &Layer, entry: usize, count: usize, out: &mut Vec<u8>) {
+        let (at, codes) = (entry * layer.head_width, count * layer.head_width);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::Keys if layer.wide() => {
+                    let keys = slab.part::<i16>(layer.keys, at, codes);
+                    out.extend(keys.iter().flat_map(|code| code.to_le_bytes()));
+                }
+                Self::Keys => out.extend_from_slice(slab.part(layer.keys, at, codes)),
+                Self::Values => out.extend_from_slice(slab.part(layer.values, at, codes)),
+                Self::Scales => {
+                    let [dk, tk, dv, tv] = layer.scales().map(|array| slab.part::<u8>(array, entry, count));
+                    out.extend((0..count).flat_map(|i| [dk[i], tk[i], dv[i], tv[i]]));
+                }
+            }
+        }
+    }
+
+    /// Takes `count` entries from `entry` on from the beginning of `rest`.
+    ///
+    /// # Safety
+    /// Nothing else refers to them.
+    unsafe fn restore(self, slab: &Slab, layer: &Layer, entry: usize, count: usize, rest: &mut &[u8]) {
+        let (at, codes) = (entry * layer.head_width, count * layer.head_width);
+        let mut take = |len: usize| {
+            let (now, later) = rest.split_at(len);
+            *rest = later;
+            now
+        };
+        // SAFETY: the caller's promise; the parts of different arrays are disjoint.
+        unsafe {
+            match self {
+                Self::Keys if layer.wide() => {
+                    let keys = slab.part_mut::<i16>(layer.keys, at, codes);
+                    for (key, &bytes) in keys.iter_mut().zip(take(2 * codes).as_chunks().0) {
+                        *key = i16::from_le_bytes(bytes);
+                    }
+                }
+                Self::Keys => slab.part_mut(layer.keys, at, codes).copy_from_slice(take(codes)),
+                Self::Values => slab.part_mut(layer.values, at, codes).copy_from_slice(take(codes)),
+                Self::Scales => {
+                    let bytes = take(4 * count).as_chunks::<4>().0;
+                    for (i, array) in layer.scales().into_iter().enumerate() {
+                        let scales = slab.part_mut::<u8>(array, entry, count);
+                        scales.iter_mut().zip(bytes).for_each(|(scale, bytes)| *scale = bytes[i]);
+                    }
+                }
             }
         }
     }

@@ -10,13 +10,14 @@ pub use pool::Pool;
 
 use crate::activations::Activations;
 use crate::certify::Certified;
+use crate::executor::{Executor, Fault, Probe};
 use crate::formats::TILE;
 use crate::kernels::Kernels;
 use crate::ops::attention::Scratch;
 use crate::ops::{embed, gated, hadamard, residual, rope, softcap};
 use crate::program::{Op, Slot, Vector, VectorId};
 use crate::storage::Allocate;
-use alloc::{sync::Arc, vec, vec::Vec};
+use alloc::{string::ToString, sync::Arc, vec, vec::Vec};
 pub(crate) use pool::Disjoint;
 
 /// One token of a batch.
@@ -130,7 +131,7 @@ impl Cpu {
     /// # Panics
     /// When a token id is not below the vocabulary, or a position has no page in its sequence's table: the caller's
     /// scheduler guarantees both.
-    pub fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, probe: &mut dyn FnMut(&str, &[i32])) {
+    pub fn run(&mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, probe: Probe<'_>) {
         let model = Arc::clone(&self.model);
         let vocabulary = model.model().vocabulary;
         assert!(batch.tokens.iter().all(|token| (token.id as usize) < vocabulary), "token id outside the vocabulary");
@@ -247,5 +248,34 @@ impl Cpu {
             target.extend_from_slice(&source[..len]);
             self.slots[from] = source;
         }
+    }
+}
+
+impl Executor for Cpu {
+    fn page(&self) -> usize {
+        self.kv.page()
+    }
+
+    fn pages(&self) -> usize {
+        self.kv.pages()
+    }
+
+    fn reserve(&mut self, pages: usize) -> Result<(), Fault> {
+        self.kv.reserve(pages).map_err(|bytes| Fault::OutOfMemory { what: "KV cache".to_string(), bytes })
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<i32>, probe: Option<Probe<'_>>) -> Result<(), Fault> {
+        self.run(batch, logits, probe.unwrap_or(&mut |_, _| ()));
+        Ok(())
+    }
+
+    fn save(&mut self, page: u32, out: &mut Vec<u8>) -> Result<(), Fault> {
+        self.kv.save(page, out);
+        Ok(())
+    }
+
+    fn restore(&mut self, page: u32, bytes: &[u8]) -> Result<(), Fault> {
+        self.kv.restore(page, bytes);
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use super::chain;
 use super::hex::Short;
 use intact_core::certify::Certified;
 use intact_core::cpu::Token;
+use intact_core::executor;
 use intact_core::program::{LOGITS, Model, Op, Slot};
 
 /// One slot that an op writes.
@@ -55,11 +56,13 @@ impl Probe {
         Self { rows, body, seen: 0, tokens: tokens.len(), wanted: wanted.count(), vocabulary }
     }
 
+    /// Lends `run` what it needs to see; nothing where no token is traced, which devices other than the CPU like better.
+    pub(crate) fn watch<T>(&mut self, run: impl FnOnce(Option<executor::Probe<'_>>) -> T) -> T {
+        if self.rows.is_empty() { run(None) } else { run(Some(&mut |slot, values: &[i32]| self.see(slot, values))) }
+    }
+
     /// Takes what an op wrote into `slot` for every token.
-    pub(crate) fn see(&mut self, slot: &str, values: &[i32]) {
-        if self.rows.is_empty() {
-            return;
-        }
+    fn see(&mut self, slot: &str, values: &[i32]) {
         let in_body = self.seen < self.body;
         let width = values.len() / if in_body { self.tokens } else { self.wanted };
         let used = if slot == LOGITS { width.min(self.vocabulary) } else { width };
