@@ -20,7 +20,7 @@ unexport CONDA_PREFIX
 
 SHA256SUM := $(shell command -v sha256sum || echo shasum -a 256)
 
-.PHONY: help build demo test test-rust test-python test-full lint lint-rust lint-python lint-machine-code bench \
+.PHONY: help build demo test test-rust test-python test-full gpu-test lint lint-rust lint-python lint-machine-code bench \
     coverage vectors cross cross-full races wheels wheel-test clean
 .DELETE_ON_ERROR:
 
@@ -52,6 +52,9 @@ test-rust: $(BIN)/maturin ## Rust tests
 
 test-python: $(NATIVE) ## Python tests
 	$(BIN)/python -m pytest
+
+gpu-test: ## the GPU executor on every adapter of this machine
+	cargo test -p intact --test gpu --locked -- --test-threads 1
 
 lint: lint-rust lint-python lint-machine-code ## formatting, clippy, rustdoc, ruff, mypy, stubs, no float in the engine
 

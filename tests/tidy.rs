@@ -34,7 +34,7 @@ const UNFINISHED: [&str; 5] = [
 ];
 
 /// The crates that compute in integers only.
-const INTEGER_ONLY: [&str; 2] = ["rust/core", "rust/engine"];
+const INTEGER_ONLY: [&str; 3] = ["rust/core", "rust/engine", "rust/gpu"];
 /// Directories in which each file is one entry of the registry in their `mod.rs`.
 const REGISTRIES: [&str; 2] = ["rust/core/formats", "rust/quantize/arch"];
 
