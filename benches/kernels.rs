@@ -1,6 +1,8 @@
 //! Speed of every kernel set of this machine, slot by slot.
 //!
-//!     cargo bench --bench kernels [-- SET …]
+//!     cargo bench --bench kernels [-- SET … SECTION …]
+//!
+//! SECTION is `dot`, `together`, `decode`, `slots` or `attention`.
 //!
 //! Figures are the best of several periods: other processes only take time away. What they are compared with is
 //! measured in the same run: the peak of the int8 dot product of AVX-512 VNNI in registers, and reading the same bytes
@@ -31,6 +33,9 @@ const HIDDEN: usize = 2048;
 /// Tokens of a batch, and those that the engine hands to the slots at once.
 const TOKENS: usize = 512;
 const BLOCK: usize = 128;
+/// Sequences that decode together.
+const SEQUENCES: usize = 8;
+const SECTIONS: [&str; 5] = ["dot", "together", "decode", "slots", "attention"];
 /// Rows and columns of a matrix that no cache holds.
 const LARGE: usize = 16384;
 const FRACTION_BITS: u32 = 16;
@@ -41,15 +46,28 @@ const MODES: [Activation; 2] = [Activation::A16, Activation::A8b { cap: 1 }];
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let (sections, names): (Vec<_>, Vec<_>) = asked.into_iter().partition(|name| SECTIONS.contains(&name.as_str()));
     let sets: Vec<_> = Kernels::available()
         .into_iter()
-        .filter(|set| asked.is_empty() || asked.iter().any(|name| name == set.name))
+        .filter(|set| names.is_empty() || names.iter().any(|name| name == set.name))
         .collect();
-    many_tokens(&sets);
-    one_token(&sets);
-    finish(&sets);
-    vector_slots(&sets);
-    attention(&sets);
+    let wanted = |section: &str| sections.is_empty() || sections.iter().any(|name| name == section);
+    if wanted("dot") {
+        many_tokens(&sets, TOKENS);
+    }
+    if wanted("together") {
+        many_tokens(&sets, SEQUENCES);
+    }
+    if wanted("decode") {
+        one_token(&sets);
+    }
+    if wanted("slots") {
+        finish(&sets);
+        vector_slots(&sets);
+    }
+    if wanted("attention") {
+        attention(&sets);
+    }
 }
 
 /// Units of work per second over all threads: the best of the periods. Each thread takes its own part of the units
@@ -121,27 +139,28 @@ fn random_tokens(matrix: &Matrix, tokens: usize) -> Activations {
     quantized(matrix, &vectors(matrix, tokens, Fill::Random, &mut Rng::new(2)))
 }
 
-/// The dot slot as prefill calls it.
-fn many_tokens(sets: &[&'static Kernels]) {
+/// The dot slot as prefill calls it, or sequences that decode together.
+fn many_tokens(sets: &[&'static Kernels], tokens: usize) {
     let peak = int8_peak();
     let text = peak.map_or_else(|| "not known here".into(), |peak| format!("{:.0} GMAC/s", peak / 1e9));
-    println!("dot, {HIDDEN} x {HIDDEN}, {TOKENS} tokens, one thread; int8 peak {text}");
+    println!("dot, {HIDDEN} x {HIDDEN}, {tokens} tokens, one thread; int8 peak {text}");
     println!("{:<14}{:<8}{:<6}{:>10}{:>10}{:>12}", "set", "format", "mode", "GMAC/s", "of peak", "of half");
-    for name in ["U4z8", "U4b8", "U8r", "U8b8"] {
+    for name in ["U4z8", "U4b8", "N4b8", "U6b8", "U8r", "U8b8", "P30b4"] {
         for mode in MODES {
             let matrix = random_matrix(name, mode, [HIDDEN, HIDDEN]);
-            let x = random_tokens(&matrix, TOKENS);
+            let x = random_tokens(&matrix, tokens);
             for set in sets {
                 let tiles = rate(1, matrix.tiles(), || {
                     let mut sums = vec![[0; TILE]; BLOCK];
                     let (matrix, x) = (&matrix, &x);
                     move |tile| {
-                        for first in (0..TOKENS).step_by(BLOCK) {
-                            (set.dot)(matrix, tile, x, first..first + BLOCK, black_box(&mut sums));
+                        for first in (0..tokens).step_by(BLOCK) {
+                            let block = first..tokens.min(first + BLOCK);
+                            (set.dot)(matrix, tile, x, block, black_box(&mut sums));
                         }
                     }
                 });
-                let macs = tiles * (TILE * HIDDEN * TOKENS) as f64;
+                let macs = tiles * (TILE * HIDDEN * tokens) as f64;
                 // Codes of 16 bits: half as many products in an instruction.
                 let half = peak.filter(|_| mode == Activation::A16).map(|peak| peak / 2.0);
                 println!(

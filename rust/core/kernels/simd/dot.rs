@@ -228,7 +228,11 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
         let mut group = groups.start;
         while group < groups.end {
             if part.tile.streamed && part.row == 0 {
-                part.prefetch::<L, P, S>(group);
+                if T == 1 {
+                    part.prefetch::<L, P, S, true>(group);
+                } else {
+                    part.prefetch::<L, P, S, false>(group);
+                }
             }
             let codes = P::steps::<L>(stage.words::<P>(part, group), table);
             let scale = S::group::<L, P>(part, group);

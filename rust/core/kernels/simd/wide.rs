@@ -84,7 +84,11 @@ unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
         while i < WORDS {
             let word = words.wrapping_add(i * 4 * TILE);
             if tile.streamed && row == 0 {
-                L::prefetch(word.wrapping_add(PREFETCH));
+                if T == 1 {
+                    L::prefetch::<true>(word.wrapping_add(PREFETCH));
+                } else {
+                    L::prefetch::<false>(word.wrapping_add(PREFETCH));
+                }
             }
             let weights = L::load(word);
             let mut j = 0;

@@ -118,9 +118,9 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
+    unsafe fn prefetch<const FAR: bool>(p: *const u8) {
         // SAFETY: a prefetch may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { super::prefetch::<FAR>(p) }
     }
 
     #[inline(always)]
