@@ -89,7 +89,14 @@ pub struct TokenCodes<'a> {
     pub t: i32,
 }
 
-/// The same, to be filled in.
+/// Some columns of one plane of a token, as in [`TokenCodes`]; the codes are i8.
+pub(crate) struct Section<'a> {
+    pub(crate) codes: &'a [u8],
+    pub(crate) sums: &'a [i16],
+    pub(crate) scales: &'a [i32],
+}
+
+/// A [`TokenCodes`] to be filled in.
 pub struct TokenCodesMut<'a> {
     /// As in [`TokenCodes`].
     pub planes: &'a mut [i8],
@@ -151,6 +158,26 @@ impl Activations {
             d: self.d[token],
             t: self.t[token],
         }
+    }
+
+    /// What `shape`, which is that of all tokens, has of plane `plane` of one in the columns of `groups`: less than
+    /// [`Self::token`], for kernels that ask once for each tile.
+    #[inline(always)]
+    pub(crate) fn section(&self, shape: Shape, token: usize, plane: usize, groups: &Range<usize>) -> Section<'_> {
+        let (first, count) = (groups.start, groups.len());
+        let padded = shape.padded();
+        Section {
+            codes: &self.planes.as_slice()[token * shape.stride() + plane * padded + first * GROUP..][..count * GROUP],
+            sums: &self.sums[((token * shape.planes() + plane) * padded + first * GROUP) / RUN..]
+                [..count * (GROUP / RUN)],
+            scales: &self.scales[token * padded / GROUP + first..][..count],
+        }
+    }
+
+    /// The whole codes of one token in A16, in the columns of `groups`.
+    #[inline(always)]
+    pub(crate) fn wide_section(&self, shape: Shape, token: usize, groups: &Range<usize>) -> &[i16] {
+        &self.wide[token * shape.wide_stride() + groups.start * GROUP..][..groups.len() * GROUP]
     }
 
     /// d and t of some tokens.

@@ -1,7 +1,7 @@
 //! What a dot kernel reads: the planes of one tile and the codes of a few tokens, with their lengths proved once.
 
 use super::scales::PREFETCH;
-use crate::activations::{Activations, Shape, TokenCodes};
+use crate::activations::{Activations, Section, Shape, TokenCodes};
 use crate::formats::{GROUP, PayloadKind, ScaleMode, TILE};
 use crate::matrix::{Activation, Matrix};
 use crate::storage::Plane;
@@ -100,6 +100,7 @@ impl Tile<'_> {
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Tokens<'a> {
     x: &'a Activations,
+    shape: Shape,
     first: usize,
 }
 
@@ -113,7 +114,7 @@ impl<'a> Tokens<'a> {
         let expected = Shape { activation: matrix.activation, columns: matrix.columns };
         assert!(x.shape() == expected, "{}: the input is {:?}, not {expected:?}", matrix.name, x.shape());
         assert!(tokens.end <= x.tokens(), "tokens {tokens:?} of {}", x.tokens());
-        Self { x, first: tokens.start }
+        Self { x, shape: expected, first: tokens.start }
     }
 
     /// The same without the first `count`.
@@ -127,14 +128,26 @@ impl<'a> Tokens<'a> {
         self.x.token(self.first + j)
     }
 
+    /// Some columns of a plane of token `j`.
+    #[inline(always)]
+    pub(in crate::kernels) fn section(&self, j: usize, plane: usize, groups: &Range<usize>) -> Section<'a> {
+        self.x.section(self.shape, self.first + j, plane, groups)
+    }
+
+    /// The whole codes of token `j` in A16, in some columns.
+    #[inline(always)]
+    pub(in crate::kernels) fn wide_section(&self, j: usize, groups: &Range<usize>) -> &'a [i16] {
+        self.x.wide_section(self.shape, self.first + j, groups)
+    }
+
     /// The mode.
     pub(super) fn activation(&self) -> Activation {
-        self.x.shape().activation
+        self.shape.activation
     }
 
     /// Columns of one plane.
     #[inline(always)]
     pub(in crate::kernels) fn padded(&self) -> usize {
-        self.x.shape().padded()
+        self.shape.padded()
     }
 }

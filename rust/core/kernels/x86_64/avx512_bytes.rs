@@ -3,7 +3,6 @@
 
 use super::avx512_panel::{TOKENS, Total, keep};
 use super::avx512vnni::Avx512;
-use crate::activations::RUN;
 use crate::formats::GROUP;
 use crate::kernels::Sums;
 use crate::kernels::simd::codes::Codes;
@@ -101,11 +100,9 @@ pub(super) unsafe fn dot<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens:
                 let mut codes = [null(); TOKENS];
                 for (j, codes) in codes.iter_mut().enumerate() {
                     // Where there are fewer tokens, the last stands in for the others.
-                    let token = tokens.get(i * TOKENS + j.min(out.len() - 1));
-                    let start = plane * tokens.padded();
-                    *codes = token.planes[start + first * GROUP..start + end * GROUP].as_ptr();
-                    let sums = &token.sums[(start + first * GROUP) / RUN..(start + end * GROUP) / RUN];
-                    prepare::<P, S>(&mut block, j, sums, &token.scales[first..end]);
+                    let section = tokens.section(i * TOKENS + j.min(out.len() - 1), plane, &(first..end));
+                    *codes = section.codes.as_ptr().cast();
+                    prepare::<P, S>(&mut block, j, section.sums, section.scales);
                 }
                 // SAFETY: the codes cover the section, as just sliced.
                 let totals = unsafe { multiply(panel, &block, codes) };

@@ -46,10 +46,10 @@ pub(super) unsafe fn dot<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'
             return false;
         }
         for (i, out) in out.chunks_mut(TOKENS).enumerate() {
-            let code = |j: usize| &tokens.get(i * TOKENS + j.min(out.len() - 1)).wide[first * GROUP..];
+            let groups = first..first + panel.groups;
+            let code = |j: usize| tokens.wide_section(i * TOKENS + j.min(out.len() - 1), &groups);
             let codes: [&[i16]; TOKENS] = core::array::from_fn(code);
-            assert!(codes.iter().all(|codes| codes.len() >= panel.groups * GROUP));
-            // SAFETY: the codes cover the section, as just asserted.
+            // SAFETY: the codes are those of the section.
             let totals =
                 unsafe { if panel.chunk == 2 { multiply::<2>(&panel, codes) } else { multiply::<1>(&panel, codes) } };
             for (out, total) in out.iter_mut().zip(totals) {
