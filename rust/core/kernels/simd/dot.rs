@@ -226,8 +226,10 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
     unsafe {
         let mut acc = [[L::zero(); 2]; T];
         let mut group = groups.start;
+        let mut asked = part.asked_from(group);
         while group < groups.end {
-            if part.tile.streamed && part.row == 0 {
+            if group == asked {
+                asked += part.tile.passes;
                 if T == 1 {
                     part.prefetch::<L, P, S, true>(group);
                 } else {
@@ -377,10 +379,11 @@ const BLOCK: usize = 4;
 /// # Safety
 /// As for [`dot`].
 unsafe fn run(call: Call<'_>, [one, block]: [unsafe fn(Call<'_>); 2]) {
-    for (i, out) in call.out.chunks_mut(BLOCK).enumerate() {
+    let passes = call.out.len().div_ceil(BLOCK);
+    for (pass, out) in call.out.chunks_mut(BLOCK).enumerate() {
         let kernel = if out.len() == 1 { one } else { block };
-        let tile = &Tile { streamed: i == 0, ..*call.tile };
+        let tile = &call.tile.in_passes(pass, passes);
         // SAFETY: the caller's promise.
-        unsafe { kernel(Call { tile, tokens: call.tokens.skip(i * BLOCK), out }) }
+        unsafe { kernel(Call { tile, tokens: call.tokens.skip(pass * BLOCK), out }) }
     }
 }

@@ -196,6 +196,14 @@ impl Part<'_> {
         unsafe { self.tile.payload.as_ptr().add(group * words * 4 * TILE + 4 * self.row) }
     }
 
+    /// The first group from `group` on in which this pass asks for what will be wanted soon; the others are as many
+    /// further on as there are passes.
+    #[inline(always)]
+    pub(in crate::kernels) fn asked_from(self, group: usize) -> usize {
+        let Tile { pass, passes, .. } = *self.tile;
+        if self.row == 0 { group + (pass + passes - group % passes) % passes } else { usize::MAX }
+    }
+
     /// Asks for what will be wanted soon.
     ///
     /// # Safety

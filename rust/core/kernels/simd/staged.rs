@@ -163,7 +163,7 @@ impl Spread<'_> {
     /// As for [`Lanes`].
     #[inline(always)]
     pub(in crate::kernels) unsafe fn prefetch<L: Lanes>(&self, words: Range<usize>) {
-        if self.part.tile.streamed && self.part.row == 0 {
+        if self.part.tile.pass == 0 && self.part.row == 0 {
             for word in words {
                 // SAFETY: a prefetch may name any address.
                 unsafe { L::prefetch::<false>(self.part.tile.payload.as_ptr().wrapping_add(word * LINE + PREFETCH)) }

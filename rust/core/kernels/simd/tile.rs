@@ -30,8 +30,10 @@ pub(in crate::kernels) struct Tile<'a> {
     pub(super) block_shift: u32,
     /// Groups from one to that which is to be asked for while it is multiplied.
     pub(super) ahead: usize,
-    /// Whether its bytes come from memory, not from a cache: whether to ask for what follows them.
-    pub(super) streamed: bool,
+    /// Which pass over the tile this is: in the first its bytes come from memory, in later ones from a cache.
+    pub(super) pass: usize,
+    /// Passes that there are.
+    pub(super) passes: usize,
 }
 
 impl<'a> Tile<'a> {
@@ -63,7 +65,8 @@ impl<'a> Tile<'a> {
             groups,
             block_shift: (format.block / GROUP).max(1).trailing_zeros(),
             ahead: PREFETCH * groups / payload.len().max(1),
-            streamed: true,
+            pass: 0,
+            passes: 1,
         }
     }
 }
@@ -83,12 +86,20 @@ impl<'a> Tile<'a> {
             groups,
             block_shift: 0,
             ahead: 0,
-            streamed: true,
+            pass: 0,
+            passes: 1,
         }
     }
 }
 
 impl Tile<'_> {
+    /// The tile for pass `pass` of `passes`. Where there are several, each asks for its part of the next tile, so that
+    /// memory has all of their time to deliver it.
+    pub(super) fn in_passes(&self, pass: usize, passes: usize) -> Self {
+        let ahead = if passes == 1 { self.ahead } else { self.groups };
+        Self { ahead, pass, passes, ..*self }
+    }
+
     /// The table as bytes: levels, or levels plus 128 where codes are unsigned.
     #[inline(always)]
     pub(in crate::kernels) fn table_bytes(&self, signed: bool) -> [u8; 16] {

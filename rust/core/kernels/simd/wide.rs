@@ -83,7 +83,7 @@ unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
         let mut i = 0;
         while i < WORDS {
             let word = words.wrapping_add(i * 4 * TILE);
-            if tile.streamed && row == 0 {
+            if tile.pass == 0 && row == 0 {
                 if T == 1 {
                     L::prefetch::<true>(word.wrapping_add(PREFETCH));
                 } else {
