@@ -28,7 +28,9 @@ pub enum Fault {
         what: String,
     },
     /// Memory of the device is not to be had.
-    #[error("{adapter}: {bytes} bytes for {what} are not to be had; lower kv_tokens, offload more layers, or use device=\"cpu\"")]
+    #[error(
+        "{adapter}: {bytes} bytes for {what} are not to be had; lower kv_tokens, offload more layers, or use device=\"cpu\""
+    )]
     OutOfMemory {
         /// The adapter.
         adapter: String,

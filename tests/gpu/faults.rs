@@ -14,7 +14,11 @@ fn a_lost_device_is_an_error() {
         gpu.forward(&batch, &mut Vec::new(), None).expect("runs");
         gpu.gpu().lose();
         for attempt in 0..3 {
-            let errors = [gpu.forward(&batch, &mut Vec::new(), None), gpu.save(0, &mut Vec::new()), gpu.reserve(1000)];
+            let errors = [
+                gpu.forward(&batch, &mut Vec::new(), None),
+                gpu.save(0, &mut Vec::new()),
+                gpu.reserve(1000 * (attempt + 1)),
+            ];
             for (call, error) in errors.into_iter().enumerate() {
                 let Err(Fault::Device(message)) = error else { panic!("attempt {attempt}, call {call}: {error:?}") };
                 assert!(message.contains(adapter.label()) && message.contains("device=\"cpu\""), "{message}");
