@@ -46,7 +46,7 @@ fn prompt(seed: u32, length: usize) -> Vec<u32> {
 
 fn request(prompt: Vec<u32>, temperature: u32, n: u32) -> Request {
     let sampling = Sampling { temperature, top_k: 0, top_p: 62_000, min_p: 0, seed: 7 };
-    Request { prompt, max_tokens: 12, sampling, n, stop_ids: Vec::new(), logprobs: Some(2) }
+    Request { prompt, max_tokens: 12, sampling, n, stop_ids: Vec::new(), logprobs: Some(2), first_step: 0 }
 }
 
 /// Runs requests to the end; events by (index of the request, stream).

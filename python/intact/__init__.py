@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from intact._native import CONTRACT_VERSION, __version__
 from intact.conversion import quantize
-from intact.errors import DeviceError, IntactError, ModelError, ReceiptError, RequestError, TokenizerError
+from intact.errors import (
+    DeviceError,
+    DeviceWarning,
+    IntactError,
+    ModelError,
+    ReceiptError,
+    RequestError,
+    StateError,
+    TokenizerError,
+)
 from intact.llm import LLM
 from intact.outputs import CompletionOutput, Logprob, RequestOutput, StreamChunk
 from intact.receipts import Receipt, Verdict, verify_receipt
 from intact.sampling import SamplingParams
+from intact.state import State
 
 if TYPE_CHECKING:
     from intact.calibration import calibrate
@@ -23,6 +33,7 @@ __all__ = [
     "LLM",
     "CompletionOutput",
     "DeviceError",
+    "DeviceWarning",
     "IntactError",
     "Logprob",
     "ModelError",
@@ -31,6 +42,8 @@ __all__ = [
     "RequestError",
     "RequestOutput",
     "SamplingParams",
+    "State",
+    "StateError",
     "StreamChunk",
     "TokenizerError",
     "Verdict",

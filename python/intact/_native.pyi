@@ -15,10 +15,13 @@ __all__ = [
     "Engine",
     "Model",
     "Source",
+    "State",
     "__version__",
+    "adapters",
     "attention",
     "blockscale",
     "check_receipt",
+    "choose_adapter",
     "conformance",
     "decode",
     "decode_bytes",
@@ -44,6 +47,7 @@ __all__ = [
     "router",
     "rsqrt",
     "sample",
+    "self_test",
     "sigmoid",
     "sincos",
     "softcap",
@@ -59,6 +63,13 @@ class _KernelSet(TypedDict):
     needs: str
     available: bool
     chosen: bool
+
+class _Adapter(TypedDict):
+    name: str
+    backend: str
+    driver: str
+    software: bool
+    identity: str
 
 class _Tensor(TypedDict):
     index: int
@@ -98,6 +109,18 @@ def read_bandwidth(size: int, threads: int) -> int:
 
 def kernels() -> list[_KernelSet]:
     """The kernel sets of this build, slowest first; `chosen` is the fastest one that is available."""
+
+def adapters() -> list[_Adapter]:
+    """The GPU adapters, the best first; `identity` names everything that a result of the self-test depends on."""
+
+def choose_adapter(wanted: str) -> _Adapter:
+    """The adapter that `wanted` names: a back end, a part of an adapter's name, or both; empty for the best.
+
+    Raises DeviceError.
+    """
+
+def self_test(adapter: str) -> int:
+    """Runs the self-test on the adapter of that name; returns how many programs were equal. Raises DeviceError."""
 
 def usable_cpus() -> int:
     """CPUs that this process may use, by affinity and by a container's quota; at least 1."""
@@ -237,6 +260,29 @@ class Source:
         """The files of a directory that concern text, by name; empty for GGUF."""
 
 @final
+class State:
+    """Keys and values of the first tokens of a sequence."""
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> State:
+        """Reads a file. Raises StateError."""
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes a file, complete or not at all. Raises StateError."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens."""
+
+    @property
+    def model_digest(self) -> str:
+        """The digest of the model."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values."""
+
+@final
 class Engine:
     """One model with its threads, cache and sequences. Calls from several threads take turns."""
 
@@ -244,13 +290,32 @@ class Engine:
         cls,
         model: Model,
         *,
+        device: str | None = None,
+        offload: int = 0,
         kernels: str | None = None,
         threads: int | None = None,
         chunk: int = 256,
         page: int = 64,
         kv_tokens: int | None = None,
         max_sequences: int = 256,
-    ) -> Engine: ...
+    ) -> Engine:
+        """An engine on the adapter that `device` names, or on the CPU. Raises DeviceError, RequestError."""
+
+    @property
+    def device(self) -> str:
+        """The device in use: "cpu", or the name of an adapter."""
+
+    def to(self, device: str | None = None, offload: int = 0) -> None:
+        """Goes on on the adapter of that name, or on the CPU for None, with all that is cached.
+
+        The last `offload` layers stay on the CPU.
+
+        Raises DeviceError and RequestError; everything is as before then.
+        """
+
+    def start_again(self) -> None:
+        """Goes on on the CPU after a device has failed: what was cached is computed again."""
+
     @property
     def kernels(self) -> str:
         """The kernel set in use."""
@@ -272,11 +337,14 @@ class Engine:
         n: int,
         stop_ids: Sequence[int],
         logprobs: int | None,
+        first_step: int = 0,
         receipt: str | None = None,
+        state: State | None = None,
     ) -> int:
         """Takes a request and returns its number; its tokens come from `step`. Settings are the contract's integers.
 
-        `receipt` is "logits", "tensors", or None for no receipt. Raises RequestError.
+        `receipt` is "logits", "tensors", or None for no receipt; what `state` knows of the prompt is not computed
+        again. Raises RequestError, StateError.
         """
 
     def take_receipt(self, request: int, lengths: Sequence[int]) -> bytes | None:
@@ -294,7 +362,13 @@ class Engine:
     def step(self) -> list[tuple[int, int, int, int | None, list[tuple[int, int]], str | None]]:
         """Runs one batch; returns (request, stream, token, logprob, top, finish) for every token that it generated.
 
-        Raises RequestError when the cache cannot grow.
+        Raises RequestError when the cache cannot grow, DeviceError when the device failed.
+        """
+
+    def state(self, tokens: Sequence[int], state: State | None = None) -> State:
+        """What the caches hold after these tokens; what `state` knows of them is not computed again.
+
+        Raises RequestError, StateError, DeviceError.
         """
 
     def idle(self) -> bool:

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from intact._native import Engine
+from intact.errors import DeviceError
 
 Event = tuple[int, int, int, int | None, list[tuple[int, int]], str | None]
 """Request, stream, token, its log-probability, the most likely tokens with theirs, "stop" or "length" at the end."""
@@ -52,7 +53,19 @@ class Dispatcher:
 
     def call(self, function: Callable[[Engine], _Result]) -> _Result:
         """The result of `function(engine)`, which runs between two steps."""
-        return self._runner.call(lambda: function(self._runner.engine))
+        return self._runner.call(lambda: self._runner.rescued(lambda: function(self._runner.engine)))
+
+    def move(self, adapter: str | None, offload: int, rescue: Callable[[str], None] | None) -> None:
+        """Goes on on a GPU adapter but for the last layers, or on the CPU for None, with everything on its way.
+
+        Where that device fails later, `rescue`, if any, is told why, and everything goes on on the CPU.
+        """
+
+        def move() -> None:
+            self._runner.engine.to(adapter, offload)
+            self._runner.rescue = rescue
+
+        self._runner.call(move)
 
     def session(self) -> Session:
         """A group of requests; what is left of them when the `with` block ends is cancelled."""
@@ -97,6 +110,7 @@ class _Runner:
         # A SimpleQueue stays whole wherever a signal or the garbage collector interrupts its user.
         self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._owners: dict[int, SimpleQueue[Event | BaseException]] = {}
+        self.rescue: Callable[[str], None] | None = None
 
     def run(self) -> None:
         """Does the jobs, and between them runs the engine as long as it has work."""
@@ -146,9 +160,20 @@ class _Runner:
         self.engine.cancel(number)
         self.engine.take_receipt(number, [])  # nobody else will
 
+    def rescued(self, function: Callable[[], _Result]) -> _Result:
+        """The result of a function, which runs again on the CPU where the device fails and may be left."""
+        try:
+            return function()
+        except DeviceError as error:
+            if self.rescue is None or self.engine.device == "cpu":
+                raise
+            self.engine.start_again()
+            self.rescue(str(error))
+            return function()
+
     def _step(self) -> None:
         try:
-            events = self.engine.step()
+            events = self.rescued(self.engine.step)
         except BaseException as error:
             # A step runs everyone's tokens, so its failure is everyone's.
             for number, owner in self._owners.items():

@@ -23,3 +23,11 @@ class ReceiptError(IntactError, ValueError):
 
 class DeviceError(IntactError):
     """A device or an instruction set was asked for that this machine does not offer, or it failed."""
+
+
+class StateError(IntactError, ValueError):
+    """A file is no saved state, or one of another model or version."""
+
+
+class DeviceWarning(UserWarning):
+    """`device="auto"` has become the CPU; the message says why."""

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intact import errors, hub
+from intact import devices, errors, hub
 from intact._native import CONTRACT_VERSION, Engine, Model, release_free_memory, usable_cpus
+from intact._native import State as NativeState
 from intact.continuation import Continuation
 from intact.conversion import source_tokenizer
 from intact.dispatch import Dispatcher, Session, start
@@ -20,6 +21,7 @@ from intact.outputs import RequestOutput, StreamChunk
 from intact.progress import progress_bar
 from intact.receipts import Receipt, Verdict
 from intact.sampling import SamplingParams
+from intact.state import State
 from intact.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -42,7 +44,10 @@ class LLM:
         profile: How a source is converted, see `intact.quantize`; a model directory has its own.
         type: Format of a source's layers, see `intact.quantize`.
         head_type: Format of a source's embedding and head.
-        device: "auto" or "cpu".
+        device: "cpu"; "gpu" for the best GPU adapter; "auto" for the best one that is no software, or else the CPU,
+            with a `DeviceWarning`; or an adapter by its back end ("vulkan", "metal", "dx12", "gl"), a part of its name,
+            or both ("vulkan:NAME"), see `intact kernels` and docs/GPU.md.
+        offload: Layers that stay on the CPU, the last ones and the head with them, where a GPU lacks memory for all.
         threads: CPU threads, 1…1024; by default as many as this process may use.
         cpu: Kernel set, at most what this machine has: "reference", "avx2", …; by default the environment variable
             INTACT_CPU, or the fastest.
@@ -66,7 +71,8 @@ class LLM:
         profile: str | None = None,
         type: str | None = None,
         head_type: str | None = None,
-        device: str = "auto",
+        device: str = "cpu",
+        offload: int = 0,
         threads: int | None = None,
         cpu: str | None = None,
         chunk: int = 256,
@@ -75,8 +81,8 @@ class LLM:
         max_sequences: int = 256,
         progress: bool = False,
     ) -> None:
-        if device not in ("auto", "cpu"):
-            raise errors.DeviceError(f"device: {device!r} is not one of 'auto', 'cpu'")
+        offload = _layers(offload)
+        adapter = devices.adapter(device)  # before the model, which takes long
         threads = usable_cpus() if threads is None else _count("threads", threads, 1024)
         path = Path(hub.local(model))
         self._tokenizer: Tokenizer | None
@@ -105,6 +111,8 @@ class LLM:
             max_sequences=_count("max_sequences", max_sequences, 1 << 16),
         )
         self._dispatcher = Dispatcher(self._engine)
+        if adapter is not None:
+            self._move(device, adapter, offload)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None, **options: Any) -> LLM:
@@ -146,6 +154,11 @@ class LLM:
         return self._model.context
 
     @property
+    def device(self) -> str:
+        """The device in use: "cpu", or the name of a GPU adapter."""
+        return self._engine.device
+
+    @property
     def threads(self) -> int:
         """CPU threads in use."""
         return self._engine.threads
@@ -171,6 +184,26 @@ class LLM:
         if self._tokenizer is None:
             raise errors.TokenizerError(f"{self._model.path}: there is no tokenizer.json; give token ids")
         return self._tokenizer
+
+    def to(self, device: str, *, offload: int = 0) -> LLM:
+        """Goes on on another device, as for `LLM`, also in the middle of what is being generated; returns self.
+
+        What is cached moves along, so that nothing is computed again and no bit changes.
+
+        Raises:
+            DeviceError: The device is not there, fails the self-test, or is short of memory. Everything is as before.
+        """
+        self._move(device, devices.adapter(device), _layers(offload))
+        return self
+
+    def _move(self, device: str, adapter: str | None, offload: int) -> None:
+        automatic = device == "auto"
+        try:
+            self._dispatcher.move(adapter, offload, devices.fall_back if automatic else None)
+        except errors.DeviceError as error:
+            if not automatic or adapter is None:
+                raise
+            devices.fall_back(str(error))
 
     def verify(self) -> tuple[int, int]:
         """Compares planes and small files with their recorded hashes; returns how many of each.
@@ -210,11 +243,27 @@ class LLM:
         ids = _token_ids(token_ids)
         return self._dispatcher.call(lambda engine: engine.logits(ids))
 
+    def state(self, prompt: Prompt, *, state: State | None = None) -> State:
+        """What the cache holds after a prompt: with it, prompts that begin alike are not computed from the start.
+
+        Args:
+            prompt: A text, or token ids.
+            state: What it knows of the prompt is not computed again.
+
+        Raises:
+            RequestError: A prompt that the model or the cache cannot take.
+            StateError: The state is of another model.
+            TokenizerError: A text, but no tokenizer.
+        """
+        ids, known = self._encode(prompt), _native_state(state)
+        return State(self._dispatcher.call(lambda engine: engine.state(ids, known)))
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        state: State | None = None,
         use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """Continues one or more prompts.
@@ -222,6 +271,7 @@ class LLM:
         Args:
             prompts: A text, a list of token ids, or a list of either.
             params: One for all prompts, or one for each; by default `SamplingParams()`.
+            state: What it knows of a prompt is not computed again.
             use_tqdm: Show a progress bar on stderr.
 
         Returns:
@@ -229,6 +279,7 @@ class LLM:
 
         Raises:
             RequestError: A prompt or setting that the model cannot take.
+            StateError: The state is of another model.
             TokenizerError: A text, but no tokenizer.
         """
         batch = _prompts(prompts)
@@ -237,7 +288,7 @@ class LLM:
         done: list[list[Continuation]] = [self._continuations(p) for p in settings]
         total = sum(map(len, done))
         with self._dispatcher.session() as session, progress_bar("generating", "sequence", use_tqdm) as report:
-            numbers = session.add([self._request(i, p) for i, p in zip(ids, settings, strict=True)])
+            numbers = session.add([self._request(i, p, state) for i, p in zip(ids, settings, strict=True)])
             by_number = dict(zip(numbers, done, strict=True))
             for finished in range(1, total + 1):
                 while not self._advance(session, by_number).finished:
@@ -287,19 +338,23 @@ class LLM:
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, **template)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StreamChunk]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, state: State | None = None
+    ) -> Iterator[StreamChunk]:
         """Continues a prompt and yields text as it comes, a chunk for every token.
 
-        The request starts with the first chunk that is asked for; closing the iterator ends it.
+        The request starts with the first chunk that is asked for; closing the iterator ends it. What `state` knows of
+        the prompt is not computed again.
 
         Raises:
             RequestError: A prompt or setting that the model cannot take.
+            StateError: The state is of another model.
             TokenizerError: A text, but no tokenizer.
         """
         [settings] = _settings(params, 1)
         continuations = self._continuations(settings)
         with self._dispatcher.session() as session:
-            [number] = session.add([self._request(self._encode(prompt), settings)])
+            [number] = session.add([self._request(self._encode(prompt), settings, state)])
             left = len(continuations)
             while left:
                 continuation = self._advance(session, {number: continuations})
@@ -335,15 +390,24 @@ class LLM:
     def _encode(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else _token_ids(prompt)
 
-    def _request(self, prompt: list[int], params: SamplingParams) -> tuple[list[int], dict[str, Any]]:
+    def _request(
+        self, prompt: list[int], params: SamplingParams, state: State | None
+    ) -> tuple[list[int], dict[str, Any]]:
         if params.stop_texts and self._tokenizer is None:
             raise errors.RequestError("stop: stop texts need a tokenizer, and the model has none; use stop_token_ids")
         eos = self._tokenizer.eos_ids if self._tokenizer and not params.ignore_eos else frozenset()
         stop_ids = sorted(eos | set(params.stop_token_ids or ()))
-        return prompt, {**params.to_contract(), "stop_ids": stop_ids, "receipt": params.receipt}
+        settings = {**params.to_contract(), "stop_ids": stop_ids, "receipt": params.receipt}
+        return prompt, {**settings, "state": _native_state(state)}
 
     def _continuations(self, params: SamplingParams) -> list[Continuation]:
         return [Continuation(index, params, self._tokenizer) for index in range(params.n)]
+
+
+def _native_state(state: State | None) -> NativeState | None:
+    if state is not None and not isinstance(state, State):
+        raise errors.RequestError(f"state: {state!r:.80} is not a State")
+    return None if state is None else state.native
 
 
 def _check_directory(model: Model, profile: str | None, type: str | None, head_type: str | None) -> None:
@@ -408,3 +472,9 @@ def _count(name: str, value: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise errors.RequestError(f"{name}: {value!r:.80} is not an integer within 1…{most}")
     return value
+
+
+def _layers(offload: int) -> int:
+    if isinstance(offload, bool) or not isinstance(offload, int) or not 0 <= offload < 1 << 32:
+        raise errors.RequestError(f"offload: {offload!r:.80} is not a number of layers")
+    return offload

@@ -33,6 +33,8 @@ class SamplingParams:
         ignore_eos: Go on after the model's own end tokens.
         logprobs: Report this many of the most likely tokens of every step, 0…1024; None reports nothing.
         skip_special_tokens: Leave special tokens out of the text.
+        first_step: Number of the first token to generate, from which random numbers count. A request that was stopped
+            after k tokens goes on with them at the end of its prompt and k here.
         receipt: Make a receipt that any machine can verify: "logits" binds every token to a hash of its logits,
             "tensors" also to digests of all that was computed for it; None makes none.
 
@@ -52,6 +54,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     skip_special_tokens: bool = True
+    first_step: int = 0
     receipt: Literal["logits", "tensors"] | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class SamplingParams:
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**64 - 1)
         _integer("max_tokens", self.max_tokens, 1, 2**32 - 1)
+        _integer("first_step", self.first_step, 0, 2**32 - 1)
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, 1024)
         for text in self.stop_texts:
@@ -92,6 +96,7 @@ class SamplingParams:
             "min_p": _q16(self.min_p),
             "seed": self.seed or 0,
             "logprobs": self.logprobs,
+            "first_step": self.first_step,
         }
 
 

@@ -12,6 +12,7 @@ mod ops;
 mod primitives;
 pub mod receipts;
 pub mod report;
+pub mod self_test;
 pub mod vectors;
 
 use intact::model::sha256_hex;

@@ -157,6 +157,7 @@ impl Run<'_> {
                 n: stream + 1,
                 stop_ids: Vec::new(),
                 logprobs: Some(0),
+                first_step: 0,
             };
             engine.add(request).expect("a request of the vectors")
         });

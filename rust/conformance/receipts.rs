@@ -38,6 +38,7 @@ fn line(name: &str, loaded: &Loaded, trace: Trace, machine: &Machine) -> Result<
         n: 2,
         stop_ids: vec![1],
         logprobs: None,
+        first_step: 0,
     };
     let id = engine.add_with_receipt(request, trace).map_err(|error| error.to_string())?;
     while !engine.idle() {

@@ -89,6 +89,51 @@ impl Certified {
         self.logits
     }
 
+    /// How many elements of the slot that the head leaves its result in are that result: the vocabulary, or all of them
+    /// where this is the first part of a divided program.
+    #[must_use]
+    pub fn result_width(&self) -> usize {
+        let width = self.widths[self.logits];
+        if self.model.slots[self.logits] == LOGITS { width.min(self.model.vocabulary) } else { width }
+    }
+
+    /// Divides the program before its last `layers` attentions with what belongs to them: the first part, whose result
+    /// is the slot that the second part goes on from, for every token. `None` where there are fewer, or where no single
+    /// slot would do.
+    #[must_use]
+    pub fn divide(&self, layers: usize) -> Option<(Self, Self)> {
+        let body = &self.model.body;
+        let after = |at: usize| body[at..].iter().filter(|op| matches!(op, Op::Attention(_))).count();
+        let live = |at: usize| {
+            let rest: Vec<Op> = body[at..].iter().chain(&self.model.head).cloned().collect();
+            inputs(&rest)
+        };
+        let single = |at: usize| match live(at).as_slice() {
+            [slot] if self.model.slots[*slot] != LOGITS => Some((at, *slot)),
+            _ => None,
+        };
+        // The last such place: what follows the attention before it in its own layer stays with that one.
+        let (at, slot) = (1..=body.len()).rev().filter(|&at| after(at) == layers).find_map(single)?;
+        let (front, back) = self.attentions.split_at(self.attentions.len() - layers);
+        let first = Self {
+            model: self.model.part(&body[..at], &[]),
+            widths: self.widths.clone(),
+            attentions: front.to_vec(),
+            head_inputs: vec![slot],
+            logits: slot,
+            final_softcap: None,
+        };
+        let second = Self {
+            model: self.model.part(&body[at..], &self.model.head),
+            widths: self.widths.clone(),
+            attentions: back.to_vec(),
+            head_inputs: self.head_inputs.clone(),
+            logits: self.logits,
+            final_softcap: self.final_softcap,
+        };
+        Some((first, second))
+    }
+
     /// A softcap on the logits: sampling and log-probabilities read them after it, greedy choice before (section 4).
     #[must_use]
     pub fn final_softcap(&self) -> Option<&Softcap> {

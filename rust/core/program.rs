@@ -219,3 +219,33 @@ impl Op {
         }
     }
 }
+
+impl Model {
+    /// The model of some of its ops, with the matrices that these name.
+    #[must_use]
+    pub fn part(&self, body: &[Op], head: &[Op]) -> Self {
+        let mut matrices = Vec::new();
+        let mut places = alloc::vec![None; self.matrices.len()];
+        let mut place = |id: MatrixId| {
+            *places[id].get_or_insert_with(|| {
+                matrices.push(self.matrices[id].clone());
+                matrices.len() - 1
+            })
+        };
+        let mut renamed = |ops: &[Op]| -> Vec<Op> {
+            let op = |op: &Op| match op {
+                Op::Embed { matrix, out } => Op::Embed { matrix: place(*matrix), out: *out },
+                Op::Linear { input, outputs } => {
+                    let outputs = outputs.iter().map(|&(id, slot)| (place(id), slot)).collect();
+                    Op::Linear { input: *input, outputs }
+                }
+                other => other.clone(),
+            };
+            ops.iter().map(op).collect()
+        };
+        let (body, head) = (renamed(body), renamed(head));
+        let (vectors, slots) = (self.vectors.clone(), self.slots.clone());
+        let (fraction_bits, vocabulary, context) = (self.fraction_bits, self.vocabulary, self.context);
+        Self { fraction_bits, vocabulary, context, matrices, vectors, slots, body, head }
+    }
+}

@@ -77,8 +77,7 @@ impl Engine {
     /// An engine for `loaded` on the threads of `pool`.
     #[must_use]
     pub fn new(loaded: &Loaded, pool: Arc<Pool>, options: Options) -> Self {
-        let mut cpu = Cpu::new(Arc::clone(&loaded.certified), options.kernels, pool, options.page, allocate);
-        cpu.set_share(options.share);
+        let cpu = cpu(Arc::clone(&loaded.certified), pool, &options);
         Self::with_executor(loaded, Box::new(cpu), options)
     }
 
@@ -132,7 +131,7 @@ impl Engine {
     /// # Errors
     /// A field out of range, or a sequence that the cache could never hold.
     pub fn add(&mut self, request: Request) -> Result<RequestId, RequestError> {
-        self.queue(request, None)
+        Ok(self.queue(request, None)?.0)
     }
 
     /// Takes a request and keeps a receipt for it, which [`Engine::take_receipt`] gives once the request has ended.
@@ -140,11 +139,19 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::add`]; [`RequestError::ReceiptTooLarge`].
     pub fn add_with_receipt(&mut self, request: Request, trace: Trace) -> Result<RequestId, RequestError> {
-        self.queue(request, Some(trace))
+        Ok(self.queue(request, Some(trace))?.0)
     }
 
-    fn queue(&mut self, mut request: Request, trace: Option<Trace>) -> Result<RequestId, RequestError> {
+    /// Also returns the scheduler's key of the first continuation.
+    pub(crate) fn queue(
+        &mut self, mut request: Request, trace: Option<Trace>,
+    ) -> Result<(RequestId, u64), RequestError> {
         request.check(self.model.model().vocabulary, self.context())?;
+        if trace.is_some() && request.first_step > 0 {
+            // A receipt says nothing about where its request began.
+            let (found, range) = (u64::from(request.first_step), "0 where a receipt is asked for");
+            return Err(RequestError::OutOfRange { field: "first_step", found, range });
+        }
         let tokens = request.prompt.len().saturating_add(request.max_tokens as usize - 1).min(self.context());
         let capacity = self.scheduler.pages.most * self.options.page;
         if tokens > capacity {
@@ -155,9 +162,9 @@ impl Engine {
         let id = self.next;
         self.next += 1;
         let keys = self.scheduler.add(id, &request);
-        let open = request.n;
+        let (open, first) = (request.n, keys.start);
         self.requests.insert(id, Running { request, keys, open, recorder });
-        Ok(id)
+        Ok((id, first))
     }
 
     /// Ends a request, or one of its continuations, without a further event.
@@ -252,6 +259,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Goes on with another executor of the same model after the one before it has failed: nothing of its caches is
+    /// there any more, and it is computed again.
+    ///
+    /// # Panics
+    /// When the pages of `executor` are of another size.
+    pub fn start_again(&mut self, executor: Box<dyn Executor>) {
+        assert_eq!(executor.page(), self.options.page, "positions per page");
+        self.scheduler.forget();
+        self.executor = executor;
+    }
+
     /// Hashes what a receipt has to say about the slots of this step.
     fn probe(&self, plan: &Plan) -> Probe {
         let traced = |sequence: u32| {
@@ -271,7 +289,8 @@ impl Engine {
         let stream = sequence.stream;
         // Before the choice, which may apply the final softcap.
         let hash = recorder.is_some().then(|| logits_digest(logits));
-        let (token, logprob, top) = choose(logits, &self.model, request, stream, sequence.generated() as u32);
+        let step = request.first_step.saturating_add(sequence.generated() as u32);
+        let (token, logprob, top) = choose(logits, &self.model, request, stream, step);
         sequence.tokens.push(token);
         let finish = request.finish(token, sequence.generated(), context);
         if let (Some(recorder), Some(hash)) = (recorder, hash) {
@@ -305,6 +324,14 @@ impl Engine {
             ControlFlow::Continue(())
         })
     }
+}
+
+/// The CPU executor of `model` on the threads of `pool`, with the kernels, page and share of `options`.
+#[must_use]
+pub fn cpu(model: Arc<Certified>, pool: Arc<Pool>, options: &Options) -> Cpu {
+    let mut cpu = Cpu::new(model, options.kernels, pool, options.page, allocate);
+    cpu.set_share(options.share);
+    cpu
 }
 
 /// Applies the model's final softcap, where it has one.

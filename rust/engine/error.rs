@@ -195,3 +195,55 @@ pub enum ReceiptError {
         problem: String,
     },
 }
+
+/// A saved state that cannot be written, read or gone on from.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The operating system refused the file.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A version of the layout or the contract that this build does not know.
+    #[error("{}: {what} version {found} is not {supported}; use a release of Intact that knows it, or compute the state again", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Which version.
+        what: &'static str,
+        /// In the file.
+        found: u32,
+        /// In this build.
+        supported: u32,
+    },
+    /// Not what docs/STATE.md describes.
+    #[error("{}: {problem}; the file is damaged or is no state: compute it again", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Of another model.
+    #[error("state: it is of model {found}, not of {expected}; open that model, or compute the state again")]
+    Model {
+        /// Its model.
+        found: String,
+        /// The engine's model.
+        expected: String,
+    },
+    /// Of this model, as it says, but nothing that this model computes.
+    #[error("state: {problem}; the file is damaged: compute it again")]
+    Content {
+        /// What is wrong.
+        problem: String,
+    },
+    /// What is asked for cannot be run.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}

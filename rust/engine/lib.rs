@@ -8,8 +8,12 @@ pub mod receipt;
 mod replay;
 pub mod request;
 mod scheduler;
+pub mod split;
+pub mod state;
 
 pub use engine::{Engine, Options};
-pub use error::{ModelError, ReceiptError, RequestError};
+pub use error::{ModelError, ReceiptError, RequestError, StateError};
 pub use intact_core as core;
 pub use model::Loaded;
+pub use split::Split;
+pub use state::State;

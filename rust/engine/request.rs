@@ -23,6 +23,9 @@ pub struct Request {
     pub stop_ids: Vec<u32>,
     /// Alternatives to report per token, or `None` for no log-probabilities.
     pub logprobs: Option<u32>,
+    /// Number of the first token to generate, from which the random words count: how many an earlier request has
+    /// generated that this one goes on from, with them at the end of its prompt.
+    pub first_step: u32,
 }
 
 /// Names a request within its engine.

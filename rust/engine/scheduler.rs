@@ -147,6 +147,18 @@ impl Scheduler {
         true
     }
 
+    /// Forgets the cached part of all sequences; it is computed again later.
+    pub(crate) fn forget(&mut self) {
+        self.sequences.values_mut().for_each(|sequence| sequence.release(&mut self.pages));
+    }
+
+    /// Gives a sequence of which nothing is cached the pages of its first `computed` tokens.
+    pub(crate) fn adopt(&mut self, key: u64, pages: Vec<u32>, computed: usize) {
+        if let Some(sequence) = self.sequences.get_mut(&key) {
+            (sequence.pages, sequence.computed) = (pages, computed);
+        }
+    }
+
     /// Forgets the cached part of the youngest sequence after `key`; it is computed again later.
     fn evict_after(&mut self, key: u64) -> bool {
         let victim = self.sequences.range_mut(key + 1..).rfind(|(_, s)| !s.pages.is_empty());

@@ -1,6 +1,7 @@
 //! Adapters and devices, with their limits and faults.
 
 use intact_core::executor;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use wgpu::{Backends, DeviceType};
 
@@ -9,7 +10,8 @@ use wgpu::{Backends, DeviceType};
 pub enum Fault {
     /// No adapter, or none of that name.
     #[error(
-        "no GPU adapter {wanted}; this machine has: {found}. Use device=\"cpu\", or install a driver for Vulkan, Metal, DirectX 12 or OpenGL ES 3.1"
+        "no GPU adapter{}; this machine has {found}: use device=\"cpu\", or install a driver for Vulkan, Metal, DirectX 12 or OpenGL ES 3.1",
+        if wanted.is_empty() { String::new() } else { format!(" {wanted:?}") }
     )]
     NoAdapter {
         /// What was asked for.
@@ -26,7 +28,9 @@ pub enum Fault {
         what: String,
     },
     /// Memory of the device is not to be had.
-    #[error("{adapter}: {bytes} bytes for {what} are not to be had; use a smaller context, or device=\"cpu\"")]
+    #[error(
+        "{adapter}: {bytes} bytes for {what} are not to be had; lower kv_tokens, offload more layers, or use device=\"cpu\""
+    )]
     OutOfMemory {
         /// The adapter.
         adapter: String,
@@ -56,6 +60,7 @@ pub struct Adapter {
     pub driver: String,
     /// Whether it is the CPU that pretends.
     pub software: bool,
+    label: String,
 }
 
 impl Adapter {
@@ -79,22 +84,31 @@ impl Adapter {
                 };
                 let software = info.device_type == DeviceType::Cpu || info.name.contains("llvmpipe");
                 let driver = [info.driver, info.driver_info].join(" ");
-                Some(Self { adapter, backend, name: info.name, driver: driver.trim().to_owned(), software })
+                let label = format!("{backend}:{}", info.name);
+                Some(Self { adapter, backend, name: info.name, driver: driver.trim().to_owned(), software, label })
             })
             .collect();
         let rank = |adapter: &Self| ["vulkan", "metal", "dx12", "gl"].iter().position(|name| *name == adapter.backend);
         all.sort_by_key(|adapter| (adapter.software, rank(adapter)));
+        let mut seen = BTreeMap::new();
+        for adapter in &mut all {
+            let count = seen.entry(adapter.label.clone()).or_insert(0);
+            *count += 1;
+            if *count > 1 {
+                adapter.label = format!("{} #{count}", adapter.label);
+            }
+        }
         all
     }
 
-    /// Name for messages.
+    /// Back end and name, `vulkan:NAME`; ` #2` and so on follow where several have the same.
     #[must_use]
-    pub fn label(&self) -> String {
-        format!("{}:{}", self.backend, self.name)
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     /// The adapter that `wanted` names: a back end (`vulkan`), a part of the adapter's name, or both as
-    /// `vulkan:name`; empty for the best.
+    /// `vulkan:name`; empty for the best. Upper and lower case are the same.
     ///
     /// # Errors
     /// [`Fault::NoAdapter`].
@@ -102,13 +116,16 @@ impl Adapter {
         let all = Self::all();
         let lower = wanted.to_lowercase();
         let fits = |adapter: &Self| {
-            let (backend, name) = lower.split_once(':').unwrap_or(("", &lower));
-            let named = adapter.name.to_lowercase().contains(name);
-            if backend.is_empty() { named || adapter.backend == name } else { adapter.backend == backend && named }
+            let label = adapter.label.to_lowercase();
+            let (backend, name) = label.split_once(':').unwrap_or_default();
+            let within = lower.strip_prefix(backend).and_then(|rest| rest.strip_prefix(':'));
+            lower == backend || name.contains(lower.as_str()) || within.is_some_and(|wanted| name.contains(wanted))
         };
         let found = all.iter().map(Self::label).collect::<Vec<_>>().join(", ");
-        let wanted = if wanted.is_empty() { String::new() } else { format!("{wanted:?}") };
-        let none = Fault::NoAdapter { wanted, found: if found.is_empty() { "none".to_owned() } else { found } };
+        let none = Fault::NoAdapter {
+            wanted: wanted.to_owned(),
+            found: if found.is_empty() { "none".to_owned() } else { found },
+        };
         all.into_iter().find(|adapter| fits(adapter)).ok_or(none)
     }
 
@@ -117,7 +134,7 @@ impl Adapter {
     /// # Errors
     /// [`Fault::Unfit`] and [`Fault::Failed`].
     pub fn open(&self) -> Result<Device, Fault> {
-        let label = self.label();
+        let label = self.label.clone();
         let offered = self.adapter.limits();
         let unfit = |what: String| Fault::Unfit { adapter: label.clone(), what };
         if offered.max_storage_buffers_per_shader_stage < BUFFERS {
@@ -179,6 +196,11 @@ impl Device {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Gives the device up, as a driver that fails does: for tests of what follows.
+    pub fn lose(&self) {
+        self.device.destroy();
     }
 
     /// Bytes that one binding sees at most, a multiple of 256.

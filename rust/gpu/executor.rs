@@ -224,10 +224,10 @@ impl Gpu {
     ) -> Result<(), Fault> {
         let wanted = self.upload(batch)?;
         let tokens = batch.tokens;
-        let vocabulary = self.model.model().vocabulary as u64;
+        let result = self.model.result_width() as u64;
         let slot = self.model.logits();
         let (start, width) = (self.plan.slot(Part::Head, slot), self.model.widths()[slot] as u64);
-        let rows = (0..wanted as u64).map(|row| (start + row * width, vocabulary));
+        let rows = (0..wanted as u64).map(|row| (start + row * width, result));
         let Some(written) = written else {
             let mut encoder = self.encoder();
             self.encode(&mut encoder, Part::Body, None, tokens, tokens.len());

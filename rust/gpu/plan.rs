@@ -142,7 +142,9 @@ fn places(model: &Certified, chunk: usize, head_tokens: usize) -> Places {
     for (slot, &width) in model.widths().iter().enumerate() {
         let tokens = |ops: &[Op], tokens: usize| if used(ops, slot) { (tokens * width) as u64 } else { 0 };
         places.body.push(take(tokens(&program.body, chunk)));
-        places.head.push(take(tokens(&program.head, head_tokens)));
+        // The first part of a divided program has a head of no ops, which takes over its result all the same.
+        let taken = if model.head_inputs().contains(&slot) { (head_tokens * width) as u64 } else { 0 };
+        places.head.push(take(taken.max(tokens(&program.head, head_tokens))));
     }
     let (mut codes, mut queries) = (0, 0);
     let parts = [(&program.body, chunk), (&program.head, head_tokens)];

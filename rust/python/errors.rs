@@ -1,5 +1,6 @@
 //! Rust errors as the exception classes of `intact.errors`.
 
+use intact::{RequestError, StateError};
 use pyo3::prelude::*;
 use std::fmt::Display;
 
@@ -22,6 +23,22 @@ pub(crate) fn model(error: impl Display) -> PyErr {
 /// A request that cannot be run.
 pub(crate) fn request(error: impl Display) -> PyErr {
     raise("RequestError", &error)
+}
+
+/// A request that cannot be run, or the failure of the device that runs it.
+pub(crate) fn engine(error: RequestError) -> PyErr {
+    match error {
+        RequestError::Device { .. } => device(error),
+        _ => request(error),
+    }
+}
+
+/// A state that cannot be gone on from, or what becomes of its request.
+pub(crate) fn state(error: StateError) -> PyErr {
+    match error {
+        StateError::Request(error) => engine(error),
+        _ => raise("StateError", &error),
+    }
 }
 
 /// A receipt that cannot be read.

@@ -1,5 +1,6 @@
 //! The native module of the Python package. It converts values and releases the GIL around work, nothing else.
 
+mod adapters;
 mod calibrate;
 mod conformance;
 mod engine;
@@ -9,6 +10,7 @@ mod numerics;
 mod receipt;
 mod roof;
 mod source;
+mod state;
 mod stream;
 
 use intact_core::kernels::{Kernels, SETS};
@@ -66,6 +68,10 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<model::Model>()?;
     m.add_class::<source::Source>()?;
     m.add_class::<engine::Engine>()?;
+    m.add_class::<state::State>()?;
+    m.add_function(wrap_pyfunction!(adapters::adapters, m)?)?;
+    m.add_function(wrap_pyfunction!(adapters::choose_adapter, m)?)?;
+    m.add_function(wrap_pyfunction!(adapters::self_test, m)?)?;
     m.add_class::<calibrate::Calibration>()?;
     numerics::register(m)
 }

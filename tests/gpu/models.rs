@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 const PAGE: usize = 8;
 
-fn models() -> Vec<PathBuf> {
+pub(crate) fn models() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/models");
     let entries = std::fs::read_dir(root).expect("tests/vectors/models");
     let mut models: Vec<PathBuf> = entries.map(|entry| entry.expect("entry").path()).filter(|p| p.is_dir()).collect();
@@ -21,7 +21,7 @@ fn models() -> Vec<PathBuf> {
     models
 }
 
-fn load(path: &Path) -> Arc<Certified> {
+pub(crate) fn load(path: &Path) -> Arc<Certified> {
     Loaded::open(path, &Pool::new(1)).expect("opens").certified
 }
 
@@ -31,7 +31,7 @@ fn cpu(model: &Arc<Certified>) -> Cpu {
     cpu
 }
 
-fn gpu(adapter: &Adapter, model: &Arc<Certified>) -> Gpu {
+pub(crate) fn gpu(adapter: &Adapter, model: &Arc<Certified>) -> Gpu {
     let mut gpu = Gpu::new(adapter.open().expect("opens"), Arc::clone(model), PAGE).expect("fits");
     gpu.reserve(8).expect("pages");
     gpu

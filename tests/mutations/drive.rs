@@ -228,7 +228,15 @@ fn results(loaded: &Loaded, pool: &Arc<Pool>, kernels: &'static Kernels, tokens:
     for temperature in [0, 40_000] {
         let sampling = Sampling { temperature, top_k: 0, top_p: 62_000, min_p: 100, seed };
         let prompt = tokens.to_vec();
-        engine.add(Request { prompt, max_tokens: 2, sampling, n: 1, stop_ids: Vec::new(), logprobs: Some(2) })?;
+        engine.add(Request {
+            prompt,
+            max_tokens: 2,
+            sampling,
+            n: 1,
+            stop_ids: Vec::new(),
+            logprobs: Some(2),
+            first_step: 0,
+        })?;
     }
     while !engine.idle() {
         events.extend(engine.step()?);

@@ -39,7 +39,15 @@ static SOUND: LazyLock<[Receipt; 2]> = LazyLock::new(|| {
     [Trace::Logits, Trace::Tensors].map(|trace| {
         let sampling = Sampling { temperature: 52_429, top_k: 40, top_p: 62_000, min_p: 10, seed: 7 };
         let stop_ids = vec![3, 77];
-        let request = Request { prompt: vec![1, 2, 3, 4], max_tokens: 6, sampling, n: 3, stop_ids, logprobs: None };
+        let request = Request {
+            prompt: vec![1, 2, 3, 4],
+            max_tokens: 6,
+            sampling,
+            n: 3,
+            stop_ids,
+            logprobs: None,
+            first_step: 0,
+        };
         let id = engine.add_with_receipt(request, trace).expect("accepted");
         while !engine.idle() {
             engine.step().expect("runs");

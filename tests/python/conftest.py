@@ -194,7 +194,8 @@ def llm(model: Path) -> LLM:
 
 
 @pytest.fixture(autouse=True)
-def _no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on the caller's environment."""
+def _no_mask(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test depends on the caller's environment, or changes it. Adapters are tested once for all."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("INTACT_CPU", raising=False)
     monkeypatch.delenv("INTACT_TRACEBACK", raising=False)

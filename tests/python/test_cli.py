@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 import typer
 
-from intact import CONTRACT_VERSION, LLM, ModelError, RequestError, SamplingParams, numerics
+from intact import CONTRACT_VERSION, LLM, ModelError, RequestError, SamplingParams, _native, numerics
 from intact._native import read_bandwidth
 from intact.cli import app, main
 from tests.python.conftest import random_weights
@@ -75,7 +75,7 @@ def documented_fields(text: str) -> set[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_documented(command: str) -> None:
     names = {name for parameter in COMMANDS[command].params for name in parameter.opts if name.startswith("--")}
-    shared = {"--json", "--threads", "--cpu", "--profile", "--help"}
+    shared = {"--json", "--threads", "--cpu", "--device", "--offload", "--profile", "--help"}
     assert names - shared <= {name for name in names if f"`{name}" in section(command)}
     assert shared - {"--help"} <= {name for name in shared if f"`{name}" in DOCUMENT}
     for parameter in COMMANDS[command].params:
@@ -324,9 +324,13 @@ def test_eval_refuses_early(intact: Run, model: Path, checkpoint: Path, tmp_path
     assert "other tokens" in intact("eval", model, other, *options).err
 
 
-def test_kernels(intact: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels(intact: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(_native, "self_test", lambda name: 6)
     report = intact("kernels", "--json").json
-    assert set(report) | set(report["kernels"][0]) == documented_fields(section("kernels"))
+    adapter = {"name", "backend", "driver", "software", "passed", "problem"}
+    assert set(report) | set(report["kernels"][0]) | adapter == documented_fields(section("kernels"))
+    assert all(set(entry) == adapter for entry in report["adapters"])
     assert sum(entry["chosen"] for entry in report["kernels"]) == 1
     assert intact("kernels").out.startswith("reference ")
     monkeypatch.setenv("INTACT_CPU", "reference")

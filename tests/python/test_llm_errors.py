@@ -25,7 +25,8 @@ def tokens(llm: LLM, prompt: Any, params: SamplingParams) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"device": "cuda"}, DeviceError, "device: 'cuda'"),
+        ({"device": "cuda"}, DeviceError, 'no GPU adapter "cuda"'),
+        *(({"offload": value}, RequestError, "offload: ") for value in (-1, True, 1.5)),
         ({"cpu": "warp"}, DeviceError, r'cpu: "warp" is not one of reference'),
         *(({"threads": value}, RequestError, "threads: ") for value in (0, -1, 1025, 1.0, True)),
         *(

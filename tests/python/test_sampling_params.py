@@ -45,6 +45,7 @@ def test_defaults() -> None:
         "min_p": 0,
         "seed": 0,
         "logprobs": None,
+        "first_step": 0,
     }
 
 

@@ -150,7 +150,15 @@ fn finishes_are_those_of_the_events() {
     };
     let (prompt, stop_ids) = (asked.prompt.clone(), asked.stop_ids.iter().rev().copied().collect());
     engine
-        .add(Request { prompt, max_tokens: asked.max_tokens, sampling, n: asked.n, stop_ids, logprobs: None })
+        .add(Request {
+            prompt,
+            max_tokens: asked.max_tokens,
+            sampling,
+            n: asked.n,
+            stop_ids,
+            logprobs: None,
+            first_step: 0,
+        })
         .expect("accepted");
     let mut events = Vec::new();
     while !engine.idle() {

@@ -44,7 +44,7 @@ fn prompt(seed: u32, length: usize) -> Vec<u32> {
 
 fn request(prompt: Vec<u32>, temperature: u32, n: u32) -> Request {
     let sampling = Sampling { temperature, top_k: 0, top_p: 62_000, min_p: 10, seed: (7 << 32) + 3 };
-    Request { prompt, max_tokens: 10, sampling, n, stop_ids: Vec::new(), logprobs: None }
+    Request { prompt, max_tokens: 10, sampling, n, stop_ids: Vec::new(), logprobs: None, first_step: 0 }
 }
 
 fn drain(engine: &mut Engine) {

@@ -44,7 +44,7 @@ pub(crate) fn request(number: usize, context: usize) -> Request {
     let stops = *random.pick(&[0, 0, 3, 20]);
     let stop_ids = tokens(&mut random, stops);
     let logprobs = *random.pick(&[None, Some(0), Some(3)]);
-    Request { prompt, max_tokens, sampling, n, stop_ids, logprobs }
+    Request { prompt, max_tokens, sampling, n, stop_ids, logprobs, first_step: 0 }
 }
 
 /// What is left of one continuation after `done` of its tokens: a prompt that goes on with them. Exact for greedy

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
 
 from intact.cli import bench, calibrate, evaluate, generate, identity, inspect, quantize, verify
-from intact.errors import IntactError
+from intact.errors import DeviceWarning, IntactError
 
 # Typer brings click along, as a package or inside itself, and names only some of its exceptions.
 UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # The same bytes whatever the system's encoding and ends of lines.
             stream.reconfigure(encoding="utf-8", errors="replace", newline=newline)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         status = typer.main.get_command(app).main(args=arguments, prog_name="intact", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -64,6 +66,16 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         status = _say(str(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if issubclass(category, DeviceWarning):
+        _say(str(message))
+    else:
+        _show(message, category, *place)
+
+
+_show = warnings.showwarning
 
 
 def _say(message: str) -> int:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from intact.cli.common import CpuOption, JsonOption, ModelArgument, ProfileOption, open_model, print_json
+from intact.cli.common import (
+    CpuOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    OffloadOption,
+    ProfileOption,
+    open_model,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from intact.llm import LLM
@@ -30,25 +39,30 @@ def bench(
     threads: Annotated[list[int] | None, typer.Option("--threads", "-t", help="Repeatable.")] = None,
     profile: ProfileOption = None,
     cpu: CpuOption = None,
+    device: DeviceOption = "cpu",
+    offload: OffloadOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Measure tokens per second: rows ppN (prefill of N tokens) and tgN (decode of N tokens), one sequence.
 
-    Decoding a token reads every weight once. Its share of the roof is these bytes times tokens per second, over the
-    bytes per second of threads that only read: as many threads, on a buffer as large as the weights (at most 1 GiB).
+    Decoding a token reads every weight once. On a CPU, its share of the roof is these bytes times tokens per second,
+    over the bytes per second of threads that only read: as many threads, on a buffer as large as the weights (at most
+    1 GiB).
     """
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
     for count in threads or (None,):
-        llm = open_model(model, count, cpu, profile)
+        llm = open_model(model, count, cpu, profile, device=device, offload=offload)
         facts = _facts(llm)
         for name, length, measure in (("pp", prompt, _prefill), ("tg", generate, _decode)):
             if length:
                 measure(llm, length)  # not counted: fills caches and grows buffers
                 rates = [length / measure(llm, length) for _ in range(repetitions)]
                 summary = _summary(rates)
-                row = {"test": f"{name}{length}", "threads": llm.threads, "kernels": llm.kernels, **summary}
-                rows.append({**row, **_roof(llm, facts["decode_bytes"], summary["mean"], decodes=name == "tg")})
+                row = {"test": f"{name}{length}", "threads": llm.threads, "kernels": llm.kernels, "device": llm.device}
+                rows.append(
+                    {**row, **summary, **_roof(llm, facts["decode_bytes"], summary["mean"], decodes=name == "tg")}
+                )
     if json:
         print_json({"model": model, **facts, "unit": "tokens/s", "repetitions": repetitions, "rows": rows})
     else:
@@ -75,7 +89,7 @@ def _summary(rates: list[float]) -> dict[str, float]:
 def _roof(llm: LLM, decode_bytes: int, rate: float, decodes: bool) -> dict[str, float | None]:
     from intact._native import read_bandwidth
 
-    if not decodes:
+    if not decodes or llm.device != "cpu":
         return {"read_bandwidth": None, "roof_share": None}
     bandwidth = read_bandwidth(min(decode_bytes, _MAX_READ), llm.threads)
     return {"read_bandwidth": bandwidth, "roof_share": decode_bytes * rate / bandwidth}
@@ -91,7 +105,8 @@ def _print_table(model: str, plane_bytes: int, rows: list[dict[str, Any]]) -> No
     for row in rows:
         rate = f"{row['mean']:.1f} ± {row['stddev']:.1f}"
         share = f"{row['roof_share']:.0%} of {row['read_bandwidth'] / 1e9:.1f} GB/s" if row["roof_share"] else "-"
-        columns = f"{row['kernels']:<12}{row['threads']:>7}  {row['test']:<8}{rate:>16}  {share}"
+        where = row["kernels"] if row["device"] == "cpu" else row["device"].split(":")[0]
+        columns = f"{where:<12}{row['threads']:>7}  {row['test']:<8}{rate:>16}  {share}"
         print(f"{name:<{width}}  {size:>8}  {columns}")
 
 

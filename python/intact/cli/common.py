@@ -19,6 +19,12 @@ ModelArgument = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads; by default all.")]
 CpuOption = Annotated[str | None, typer.Option("--cpu", help="Kernel set, see `intact kernels`.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="cpu, gpu, auto, or an adapter such as vulkan or gl, see `intact kernels`.")
+]
+OffloadOption = Annotated[
+    int, typer.Option("--offload", min=0, help="Layers that stay on the CPU where a GPU lacks memory.")
+]
 ProfileOption = Annotated[str | None, typer.Option("--profile", help="default, fast or fastest; for sources only.")]
 
 

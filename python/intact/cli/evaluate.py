@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from intact.cli.common import CpuOption, JsonOption, ProfileOption, ThreadsOption, open_model, print_json, read_text
+from intact.cli.common import (
+    CpuOption,
+    DeviceOption,
+    JsonOption,
+    ProfileOption,
+    ThreadsOption,
+    open_model,
+    print_json,
+    read_text,
+)
 from intact.errors import RequestError
 
 if TYPE_CHECKING:
@@ -48,6 +57,7 @@ def evaluate(
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
     cpu: CpuOption = None,
+    device: DeviceOption = "cpu",
     json: JsonOption = False,
 ) -> None:
     """Measure KL divergence, perplexity and top-1 agreement against a float32 run of the source's own weights."""
@@ -62,7 +72,7 @@ def evaluate(
         check_target(plot)  # before the evaluation, which takes long
     passage = read_text(text)
     floats = float_model(reference)
-    opened = [open_model(model, threads, cpu, profile) for model in models]
+    opened = [open_model(model, threads, cpu, profile, device=device) for model in models]
     ids, bos = _tokens(passage, models, opened, peer or [])
     chosen = evaluation.windows(ids, size, windows, bos)
 

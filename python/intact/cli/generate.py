@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -10,8 +11,10 @@ import typer
 
 from intact.cli.common import (
     CpuOption,
+    DeviceOption,
     JsonOption,
     ModelArgument,
+    OffloadOption,
     ProfileOption,
     ThreadsOption,
     open_model,
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from intact.llm import LLM, Prompt
     from intact.receipts import Receipt
     from intact.sampling import SamplingParams
+    from intact.state import State
 
 Temperature = Annotated[float, typer.Option("--temperature", help="0 chooses the most likely token.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Keep this many tokens; 0 keeps all.")]
@@ -57,9 +61,15 @@ def run(
     receipt_trace: Annotated[
         str | None, typer.Option("--receipt-trace", help="logits, or tensors to name what differs.")
     ] = None,
+    prompt_cache: Annotated[
+        str | None,
+        typer.Option("--prompt-cache", help="A file of what is computed for prompt and answer, used where it fits."),
+    ] = None,
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
     cpu: CpuOption = None,
+    device: DeviceOption = "cpu",
+    offload: OffloadOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Continue a prompt, or answer it with --chat."""
@@ -75,15 +85,22 @@ def run(
         from intact.files import check_target
 
         check_target(receipt)  # before the answer, which takes long
+    if prompt_cache is not None:
+        from intact.files import check_target
+
+        check_target(prompt_cache)
     text = read_text("-") if prompt is None else prompt
-    llm = open_model(model, threads, cpu, profile)
+    llm = open_model(model, threads, cpu, profile, device=device, offload=offload)
     start: Prompt = llm.chat_prompt([*_messages(system), {"role": "user", "content": text}]) if as_chat else text
+    state = _cached(prompt_cache)
     if not json:
-        _, made = _stream(llm, start, params)
+        _, made, tokens = _stream(llm, start, params, state=state)
         _save(made, receipt)
+        _cache(llm, start, tokens, state, prompt_cache)
         return
-    output = llm.generate(start, params)[0]
+    output = llm.generate(start, params, state=state)[0]
     _save(output.receipt, receipt)
+    _cache(llm, start, output.outputs[0].token_ids, state, prompt_cache)
     completion = output.outputs[0]
     result: dict[str, Any] = {
         "model_digest": llm.digest,
@@ -113,18 +130,20 @@ def chat(
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
     cpu: CpuOption = None,
+    device: DeviceOption = "cpu",
+    offload: OffloadOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Talk to a model. Ctrl-C stops an answer, Ctrl-D ends; --json prints the conversation at the end."""
     params = _params(temperature, top_k, top_p, min_p, seed, max_tokens)
-    llm = open_model(model, threads, cpu, profile)
+    llm = open_model(model, threads, cpu, profile, device=device, offload=offload)
     messages = _messages(system)
     while (line := _read_line()) is not None:
         if not line.strip():
             continue
         asked = [*messages, {"role": "user", "content": line}]
         try:
-            answer, _ = _stream(llm, llm.chat_prompt(asked), params, to=sys.stderr if json else sys.stdout)
+            answer, *_ = _stream(llm, llm.chat_prompt(asked), params, to=sys.stderr if json else sys.stdout)
         except (RequestError, TokenizerError) as error:
             # Such as a conversation that has outgrown the model's context: what came before it is still there.
             print(f"intact: {error}", file=sys.stderr)
@@ -144,14 +163,17 @@ def _read_line() -> str | None:
         return None
 
 
-def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: TextIO | None = None) -> tuple[str, Receipt | None]:
-    """Writes an answer as it comes; returns it with its receipt, if any."""
+def _stream(
+    llm: LLM, prompt: Prompt, params: SamplingParams, to: TextIO | None = None, state: State | None = None
+) -> tuple[str, Receipt | None, list[int]]:
+    """Writes an answer as it comes; returns it with its receipt, if any, and its tokens."""
     out = to or sys.stdout
-    answer, receipt = "", None
+    answer, receipt, tokens = "", None, []
     try:
-        for chunk in llm.stream(prompt, params):
+        for chunk in llm.stream(prompt, params, state=state):
             answer += chunk.text
             receipt = chunk.receipt
+            tokens += chunk.token_ids
             out.write(chunk.text)
             out.flush()
     except KeyboardInterrupt:
@@ -159,7 +181,24 @@ def _stream(llm: LLM, prompt: Prompt, params: SamplingParams, to: TextIO | None 
             raise
     out.write("\n")
     out.flush()
-    return answer, receipt
+    return answer, receipt, tokens
+
+
+def _cached(path: str | None) -> State | None:
+    """The state in a file that exists."""
+    from intact.state import State
+
+    return State.load(path) if path is not None and os.path.exists(path) else None
+
+
+def _cache(llm: LLM, prompt: Prompt, answer: list[int], state: State | None, path: str | None) -> None:
+    """Writes the state after prompt and answer to a file, if there is one to write."""
+    if path is None:
+        return
+    ids = llm.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    known = [*ids, *answer][: llm.context]
+    if state is None or state.token_ids != known:
+        llm.state(known, state=state).save(path)
 
 
 def _save(receipt: Receipt | None, path: str | None) -> None:

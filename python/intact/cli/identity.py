@@ -11,8 +11,10 @@ import typer
 
 from intact.cli.common import (
     CpuOption,
+    DeviceOption,
     JsonOption,
     ModelArgument,
+    OffloadOption,
     ProfileOption,
     ThreadsOption,
     open_model,
@@ -40,10 +42,12 @@ def hash(  # named after its command
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
     cpu: CpuOption = None,
+    device: DeviceOption = "cpu",
+    offload: OffloadOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Print digests of the model, and of logits and tokens for a fixed prompt."""
-    llm = open_model(model, threads, cpu, profile, chunk=chunk, page=page)
+    llm = open_model(model, threads, cpu, profile, device=device, offload=offload, chunk=chunk, page=page)
     fixed = fixed_prompt(llm.vocabulary_size)[: llm.context]
     ids = fixed if prompt is None else llm.tokenizer.encode(prompt)
     digests = {"model": llm.digest, **run_digests(llm, ids)}

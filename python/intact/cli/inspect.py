@@ -6,13 +6,16 @@ import json as json_module
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from intact import hub
 from intact.cli.common import JsonOption, ThreadsOption, print_json, print_rows
 from intact.errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    from intact._native import _Adapter
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +49,7 @@ def info(
 
 
 def kernels(json: JsonOption = False) -> None:
-    """List kernel sets: what this machine can run, and what is chosen."""
+    """List kernel sets and GPU adapters: what this machine can run, what is chosen, what passes the self-test."""
     from intact import _native
 
     sets = _native.kernels()
@@ -56,13 +59,31 @@ def kernels(json: JsonOption = False) -> None:
             raise DeviceError(f"INTACT_CPU: {mask!r} is not one of {', '.join(names)} on this machine")
         for entry in sets:
             entry["chosen"] = entry["name"] == mask
+    adapters = [_adapter(entry) for entry in _native.adapters()]
     if json:
-        print_json({"kernels": sets, "threads": _native.usable_cpus()})
+        print_json({"kernels": sets, "threads": _native.usable_cpus(), "adapters": adapters})
         return
     for entry in sets:
         state = "chosen" if entry["chosen"] else "available" if entry["available"] else "missing"
         print(f"{entry['name']:<12} {state:<10} needs {entry['needs']}")
     print(f"{'threads':<12} {_native.usable_cpus()}")
+    for adapter in adapters:
+        kind = "software" if adapter["software"] else "hardware"
+        verdict = "passed" if adapter["passed"] else "REFUSED"
+        print(f"{adapter['name']}: {verdict}, {kind}, driver {adapter['driver']}")
+        if adapter["problem"]:
+            print(f"  {adapter['problem']}")
+    if not adapters:
+        print("no GPU adapter")
+
+
+def _adapter(entry: _Adapter) -> dict[str, object]:
+    """What there is to say about an adapter, with the result of its self-test."""
+    from intact import devices
+
+    problem = devices.problem(entry)
+    facts = {"name": entry["name"], "backend": entry["backend"], "driver": entry["driver"]}
+    return {**facts, "software": entry["software"], "passed": problem is None, "problem": problem}
 
 
 def _directory(path: str, threads: int | None) -> dict[str, Any]:

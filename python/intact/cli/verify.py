@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from intact.cli.common import CpuOption, JsonOption, ProfileOption, ThreadsOption, print_json
+from intact.cli.common import CpuOption, DeviceOption, JsonOption, ProfileOption, ThreadsOption, print_json
 from intact.cli.machine import verify_machine
 
 _STATUS = {"equal": 0, "different": 1, "refused": 2}
@@ -37,18 +37,20 @@ def verify(
     profile: ProfileOption = None,
     threads: ThreadsOption = None,
     cpu: CpuOption = None,
+    device: DeviceOption = "cpu",
     json: JsonOption = False,
 ) -> None:
     """Compute again what a receipt says; exit with 1 where something differs."""
     if machine:
-        if receipt is not None or spot is not None or spot_seed is not None or profile is not None:
+        if receipt is not None or spot is not None or spot_seed is not None or profile is not None or device != "cpu":
             raise typer.BadParameter("goes with --cpu, --threads and --json only", param_hint="--machine")
         raise typer.Exit(verify_machine(cpu, threads, json))
     if receipt is None or model is None:
         raise typer.BadParameter("a receipt and its model are needed, or --machine", param_hint="RECEIPT MODEL")
     if spot_seed is not None and spot is None:
         raise typer.BadParameter("goes with --spot", param_hint="--spot-seed")
-    raise typer.Exit(_verify_receipt(receipt, model, spot, spot_seed, json, profile=profile, threads=threads, cpu=cpu))
+    options = {"profile": profile, "threads": threads, "cpu": cpu, "device": device}
+    raise typer.Exit(_verify_receipt(receipt, model, spot, spot_seed, json, **options))
 
 
 def _verify_receipt(

@@ -119,6 +119,13 @@ impl Cpu {
         &mut self.kv
     }
 
+    /// Puts `values`, a vector for each token of the batch that comes next, into a slot: what the second part of a divided
+    /// program goes on from.
+    pub fn set(&mut self, slot: Slot, values: &[i32]) {
+        self.slots[slot].clear();
+        self.slots[slot].extend_from_slice(values);
+    }
+
     /// The threads that work for it.
     #[must_use]
     pub fn pool(&self) -> &Pool {
@@ -156,7 +163,7 @@ impl Cpu {
         }
         let width = model.widths()[model.logits()];
         for row in self.slots[model.logits()].chunks_exact(width).take(wanted.len()) {
-            logits.extend_from_slice(&row[..vocabulary]);
+            logits.extend_from_slice(&row[..model.result_width()]);
         }
     }
 

@@ -228,7 +228,15 @@ impl RequestRecord {
     pub(crate) fn request(&self) -> Request {
         let Self { max_tokens, min_p, n, ref prompt, seed, ref stop_ids, temperature, top_k, top_p } = *self;
         let sampling = Sampling { temperature, top_k, top_p, min_p, seed };
-        Request { prompt: prompt.clone(), max_tokens, sampling, n, stop_ids: stop_ids.clone(), logprobs: None }
+        Request {
+            prompt: prompt.clone(),
+            max_tokens,
+            sampling,
+            n,
+            stop_ids: stop_ids.clone(),
+            logprobs: None,
+            first_step: 0,
+        }
     }
 }
 
