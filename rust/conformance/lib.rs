@@ -10,6 +10,7 @@ pub mod kernels;
 mod models;
 mod ops;
 mod primitives;
+pub mod programs;
 pub mod receipts;
 pub mod report;
 pub mod self_test;

@@ -163,7 +163,7 @@ fn plane(words: &[u32]) -> Plane {
 }
 
 /// A matrix of format W16r.
-fn w16(weights: &[Vec<i32>], scales: &[RowScale], bias: Option<&[i32]>) -> Matrix {
+pub(crate) fn w16(weights: &[Vec<i32>], scales: &[RowScale], bias: Option<&[i32]>) -> Matrix {
     let format = Format::parse("W16r").unwrap();
     let columns = weights[0].len();
     let (tiles, groups) = (weights.len().div_ceil(TILE), columns.div_ceil(GROUP));

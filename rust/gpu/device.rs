@@ -1,5 +1,6 @@
 //! Adapters and devices, with their limits and faults.
 
+use crate::shaders::Pipelines;
 use intact_core::executor;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -162,14 +163,16 @@ impl Adapter {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep(error.to_string(), &first)));
         let first = Arc::clone(&failure);
         device.set_device_lost_callback(move |reason, message| keep(format!("{reason:?}: {message}"), &first));
-        Ok(Device { device, queue, limits: offered, label, failure })
+        let pipelines = Arc::new(Mutex::new(Pipelines::new(&device)));
+        Ok(Device { device, queue, limits: offered, label, failure, pipelines })
     }
 }
 
 /// Storage buffers that one shader sees at most.
 const BUFFERS: u32 = 5;
 
-/// An open device.
+/// An open device, with the shaders that were compiled for it: clones share both.
+#[derive(Clone)]
 pub struct Device {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
@@ -177,6 +180,7 @@ pub struct Device {
     label: String,
     /// What the driver said first.
     failure: Arc<Mutex<Option<String>>>,
+    pub(crate) pipelines: Arc<Mutex<Pipelines>>,
 }
 
 impl From<Fault> for executor::Fault {
@@ -201,6 +205,14 @@ impl Device {
     /// Gives the device up, as a driver that fails does: for tests of what follows.
     pub fn lose(&self) {
         self.device.destroy();
+    }
+
+    /// Replaces a piece of every shader of `op` that is compiled from now on, as a wrong driver would: for tests that it
+    /// is noticed.
+    pub fn plant(&self, op: &'static str, from: &'static str, to: &'static str) {
+        if let Ok(mut pipelines) = self.pipelines.lock() {
+            pipelines.plant(op, from, to);
+        }
     }
 
     /// Bytes that one binding sees at most, a multiple of 256.

@@ -1,7 +1,7 @@
 //! Runs batches: one submission for each, unless it exceeds what the device's buffers hold.
 
 use crate::device::{Device, Fault};
-use crate::plan::{Dispatch, Grid, PageShape, Part, Plan, Step, score_words};
+use crate::plan::{AtOnce, Dispatch, Grid, PageShape, Part, Plan, Step, score_words};
 use crate::shaders::Pipelines;
 use intact_core::certify::Certified;
 use intact_core::cpu::{Batch, Token};
@@ -9,8 +9,9 @@ use intact_core::executor::{self, Executor, Probe};
 use std::sync::Arc;
 use wgpu::BufferUsages;
 
-/// Bytes from one dispatch's params to the next's: what any device aligns them to.
-const PARAMS: usize = 256;
+/// Bytes from one dispatch's params to the next's: room for the longest, and a multiple of 256, to which any device
+/// aligns them.
+const PARAMS: usize = 512;
 /// Words of scores that tokens share before a batch is split, where one needs less.
 const SCORES: u64 = 4 << 20;
 /// Pages that a cache grows by at least.
@@ -31,8 +32,8 @@ pub struct Traffic {
 
 /// A dispatch, compiled.
 struct Ready {
-    /// Pipelines by the tokens that they take at once.
-    pipelines: Vec<(u32, wgpu::ComputePipeline)>,
+    /// Pipelines by what they take at once.
+    pipelines: Vec<(AtOnce, wgpu::ComputePipeline)>,
     grid: Grid,
     data: usize,
     layer: usize,
@@ -99,12 +100,15 @@ impl Gpu {
     pub fn new(gpu: Device, model: Arc<Certified>, page: usize) -> Result<Self, Fault> {
         let page = page.max(1);
         let plan = Plan::new(&gpu, &model, page)?;
-        let mut pipelines = Pipelines::new(&gpu);
         let mut words = Vec::new();
+        let compiled = Arc::clone(&gpu.pipelines);
+        let mut pipelines = compiled.lock().map_err(|error| gpu.failed(error))?;
         let mut compile = |steps: &[Step]| -> Result<Vec<ReadyStep>, Fault> {
             steps.iter().map(|step| ready(&gpu, &mut pipelines, step, &mut words)).collect()
         };
         let (body, head) = (compile(&plan.body)?, compile(&plan.head)?);
+        let layouts = pipelines.groups.clone();
+        drop(pipelines);
         let params = gpu.buffer("params", words.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
         gpu.queue.write_buffer(&params, 0, &words);
         let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
@@ -112,7 +116,6 @@ impl Gpu {
         let step = Growing::new(&gpu, "step", BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
         let scratch = Growing::new(&gpu, "scores", BufferUsages::STORAGE)?;
         let staging = Growing::new(&gpu, "staging", BufferUsages::MAP_READ | BufferUsages::COPY_DST)?;
-        let layouts = pipelines.groups;
         let shared = shared(&gpu, &layouts[0], [&step.buffer, &arena, &scratch.buffer, &params]);
         let data = plan.data.iter().map(|buffer| single(&gpu, &layouts[1], buffer)).collect();
         let mut executor = Self {
@@ -158,7 +161,8 @@ impl Gpu {
     pub fn memory(&self) -> [u64; 3] {
         let caches = self.caches.iter().map(wgpu::Buffer::size).sum();
         let others = [&self.arena, &self.params, &self.step.buffer, &self.scratch.buffer, &self.staging.buffer];
-        [self.plan.bytes, caches, others.into_iter().map(wgpu::Buffer::size).sum()]
+        let weights = self.plan.data.iter().map(wgpu::Buffer::size).sum();
+        [weights, caches, others.into_iter().map(wgpu::Buffer::size).sum()]
     }
 
     /// [`Executor::reserve`].
@@ -313,12 +317,17 @@ impl Gpu {
         let steps = only.map_or(steps.as_slice(), |i| &steps[i..=i]);
         let (mut data, mut layer) = (usize::MAX, usize::MAX);
         for ready in steps.iter().flat_map(|step| &step.dispatches) {
-            let chosen = ready.pipelines.iter().find(|(most, _)| *most as usize >= count).or(ready.pipelines.last());
+            // Twice as many tokens as one takes are two of it.
+            let fits = |(most, _): &&(AtOnce, _)| 2 * most.tokens as usize >= count && (most.tokens > 1 || count == 1);
+            let chosen = ready.pipelines.iter().find(fits).or(ready.pipelines.last());
             let Some((at_once, pipeline)) = chosen else { continue };
             let count = count as u32;
             let (x, y, z) = match ready.grid {
                 Grid::Tokens(x) => (x, count, 1),
-                Grid::Tiles(tiles) => (tiles, count.div_ceil(*at_once), 1),
+                Grid::Tiles(tiles) => {
+                    let blocks = tiles.into_iter().map(|tiles| tiles.div_ceil(at_once.tiles)).sum();
+                    (blocks, count.div_ceil(at_once.tokens), 1)
+                }
                 Grid::Positions { block, heads, window } => {
                     let longest = tokens.iter().map(|token| token.position + 1).max().unwrap_or(1);
                     let seen = if window == 0 { longest } else { longest.min(window) };
@@ -435,8 +444,8 @@ fn ready(gpu: &Device, pipelines: &mut Pipelines, step: &Step, words: &mut Vec<u
         words.extend(params.iter().flat_map(|word| word.to_le_bytes()));
         words.resize(start as usize + PARAMS, 0);
         let mut compiled = Vec::new();
-        for (tokens, shader) in shaders {
-            compiled.push((*tokens, pipelines.get(gpu, shader)?));
+        for (at_once, shader) in shaders {
+            compiled.push((*at_once, pipelines.get(gpu, shader)?));
         }
         dispatches.push(Ready { pipelines: compiled, grid: *grid, data: *data, layer: *layer, params: start });
     }

@@ -2,10 +2,10 @@
 
 use crate::device::{Device, Fault};
 use crate::shaders::{Shader, THREADS};
-use crate::weights::{NONE, Piece, Uploader};
+use crate::weights::{NONE, PIECES, Piece, Uploader};
 use intact_core::certify::Certified;
 use intact_core::formats::{GROUP, TILE};
-use intact_core::matrix::Activation;
+use intact_core::matrix::{Activation, Matrix};
 use intact_core::ops::gated::Gate;
 use intact_core::ops::rope::Pairs;
 use intact_core::program::{Attention, MatrixId, Op, Slot, Vector, VectorId};
@@ -23,16 +23,23 @@ const ARENA: u64 = 256 << 20;
 pub(crate) enum Grid {
     /// So many for each token.
     Tokens(u32),
-    /// So many tiles, for every so many tokens as the shader takes at once.
-    Tiles(u32),
+    /// The tiles of so many pieces, for every so many tokens as the shader takes at once.
+    Tiles([u32; PIECES]),
     /// One for so many positions that a token sees within a window, for each head.
     Positions { block: u32, heads: u32, window: u32 },
 }
 
+/// What a workgroup takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AtOnce {
+    pub(crate) tokens: u32,
+    pub(crate) tiles: u32,
+}
+
 /// One dispatch.
 pub(crate) struct Dispatch {
-    /// Shaders by the tokens that they take at once, ascending.
-    pub(crate) shaders: Vec<(u32, Shader)>,
+    /// Shaders by what they take at once, ascending.
+    pub(crate) shaders: Vec<(AtOnce, Shader)>,
     pub(crate) params: Vec<u32>,
     /// Index of what it reads in [`Plan::data`].
     pub(crate) data: usize,
@@ -66,8 +73,6 @@ pub(crate) struct Plan {
     pub(crate) chunk: usize,
     /// Of them, those whose logits are asked for.
     pub(crate) head_tokens: usize,
-    /// Bytes of weights.
-    pub(crate) bytes: u64,
     slots: Places,
 }
 
@@ -102,24 +107,24 @@ impl Plan {
             slots = places(model, chunk, head_tokens);
         }
         let mut uploader = Uploader::new(gpu);
-        let (vectors, vector_places) = uploader.vectors(&model.model().vectors)?;
-        let mut data = vec![vectors];
-        let mut pieces = Vec::new();
-        for matrix in &model.model().matrices {
-            let uploaded = uploader.matrix(matrix)?;
-            data.extend(uploaded.iter().map(|piece| piece.buffer.clone()));
-            pieces.push((data.len() - uploaded.len(), uploaded));
-        }
+        let vectors = uploader.vectors(&model.model().vectors)?;
+        let pieces = uploader.matrices(model.model())?;
         uploader.finish()?;
-        let bytes = uploader.bytes;
-        let mut builder = Builder { model, page, vectors: &vector_places, pieces: &pieces, slots: &slots, layer: 0 };
+        let data = uploader.buffers;
+        let step = tile_step(gpu);
+        let mut builder = Builder { model, page, vectors: &vectors, pieces: &pieces, slots: &slots, step, layer: 0 };
         let mut turned = Vec::new();
         let body = model.model().body.iter().map(|op| builder.step(op, Part::Body, &mut turned)).collect();
         let mut head: Vec<Step> = vec![builder.gather()];
         turned.clear();
         head.extend(model.model().head.iter().map(|op| builder.step(op, Part::Head, &mut turned)));
-        Ok(Self { body, head, data, arena: slots.end, chunk, head_tokens, bytes, slots })
+        Ok(Self { body, head, data, arena: slots.end, chunk, head_tokens, slots })
     }
+}
+
+/// Groups of a step of shaders/ops/linear_tile.wgsl: 4 take less than 32 KiB, 2 half as much.
+fn tile_step(gpu: &Device) -> i64 {
+    if gpu.limits.max_compute_workgroup_storage_size >= 32768 { 4 } else { 2 }
 }
 
 /// Words of a token's codes (shaders/parts/codes.wgsl).
@@ -174,9 +179,11 @@ struct Builder<'a> {
     model: &'a Certified,
     page: usize,
     vectors: &'a [u32],
-    /// Of each matrix, with the index of the first in the plan's data.
-    pieces: &'a [(usize, Vec<Piece>)],
+    /// Of each matrix.
+    pieces: &'a [Vec<Piece>],
     slots: &'a Places,
+    /// Groups that a tile of many tokens has in memory at once.
+    step: i64,
     /// Attentions so far.
     layer: usize,
 }
@@ -201,7 +208,7 @@ impl Builder<'_> {
     }
 
     fn dispatch(&self, shader: Shader, params: Vec<u32>, grid: Grid) -> Dispatch {
-        Dispatch { shaders: vec![(1, shader)], params, data: 0, layer: 0, grid }
+        Dispatch { shaders: vec![(AtOnce { tokens: 1, tiles: 1 }, shader)], params, data: 0, layer: 0, grid }
     }
 
     /// The dispatches of an op. `turned` are the tables of rotations whose angles are there.
@@ -298,16 +305,23 @@ impl Builder<'_> {
 
     fn embed(&self, id: MatrixId, out: u32) -> Vec<Dispatch> {
         let matrix = &self.model.model().matrices[id];
-        let (first, pieces) = &self.pieces[id];
         let shader = self.shader("embed", &[]).reading(&matrix.format);
-        let dispatch = |(i, piece): (usize, &Piece)| {
-            let row = if piece.embedding_row == NONE { piece.row } else { piece.embedding_row };
-            let mut params = piece_params(matrix.columns, piece);
-            params.extend([row, piece.rows.start as u32, piece.rows.len() as u32, out]);
+        let dispatch = |piece: &Piece| {
+            let mut params = self.piece(matrix, piece, out, matrix.columns as u32);
+            if piece.embedding_row != NONE {
+                params[ROW_PLACE] = piece.embedding_row;
+            }
             let grid = elements(matrix.columns.div_ceil(GROUP));
-            Dispatch { data: first + i, ..self.dispatch(shader.clone(), params, grid) }
+            Dispatch { data: piece.data, ..self.dispatch(shader.clone(), params, grid) }
         };
-        pieces.iter().enumerate().map(dispatch).collect()
+        self.pieces[id].iter().map(dispatch).collect()
+    }
+
+    /// A piece as shaders see it (shaders/parts/matrix.wgsl), with the slot that it writes and its width.
+    fn piece(&self, matrix: &Matrix, piece: &Piece, out: u32, width: u32) -> Vec<u32> {
+        let (first, preshift) = (piece.rows.start as u32, u32::from(matrix.preshift));
+        let own = [first, matrix.rows as u32, piece.tiles as u32, preshift, out, width, 0, 0];
+        piece.params.into_iter().chain(own).collect()
     }
 
     fn linear(&self, input: u32, columns: u32, outputs: &[(MatrixId, Slot)], part: Part) -> Vec<Dispatch> {
@@ -315,24 +329,35 @@ impl Builder<'_> {
         let activation = program.matrices[outputs[0].0].activation;
         let groups = columns.div_ceil(GROUP as u32);
         let codes = self.slots.codes as u32;
-        let shader = self.shader("quantize", &[("XMAX", i64::from(activation.xmax()))]).activated(activation);
-        let mut all = vec![self.dispatch(shader, vec![input, columns, groups, codes], Grid::Tokens(1))];
-        for &(id, slot) in outputs {
-            let matrix = &program.matrices[id];
-            let (first, pieces) = &self.pieces[id];
-            for (i, piece) in pieces.iter().enumerate() {
-                let mut params = piece_params(matrix.columns, piece);
-                params.extend([piece.row, piece.bias, piece.rows.start as u32, matrix.rows as u32, groups, codes]);
-                let count = u32::from(part == Part::Head);
-                params.extend([self.slot(part, slot), self.width(slot), u32::from(matrix.preshift), count]);
-                let variant = |(tokens, splits): (u32, i64)| {
-                    let constants = [("TOKENS", i64::from(tokens)), ("SPLITS", splits)];
-                    (tokens, self.shader("linear", &constants).reading(&matrix.format).activated(activation))
-                };
-                let shaders = [(1, 16), (4, 8), (8, 4)].map(variant).to_vec();
-                let grid = Grid::Tiles(piece.tiles as u32);
-                all.push(Dispatch { shaders, params, data: first + i, layer: 0, grid });
+        let shader = self.shader("quantize", &[]).activated(activation);
+        let params = vec![input, columns, groups, codes, activation.xmax()];
+        let mut all = vec![self.dispatch(shader, params, Grid::Tokens(1))];
+        // 64 or 256 threads, as far as there is work for them.
+        let splits = if groups < 64 { 16 } else { 64 };
+        let count = u32::from(part == Part::Head);
+        let pieces = |&(id, slot): &(MatrixId, Slot)| self.pieces[id].iter().map(move |piece| (id, slot, piece));
+        let pieces: Vec<(MatrixId, Slot, &Piece)> = outputs.iter().flat_map(pieces).collect();
+        let together = |a: &(MatrixId, Slot, &Piece), b: &(MatrixId, Slot, &Piece)| {
+            a.2.data == b.2.data && program.matrices[a.0].format == program.matrices[b.0].format
+        };
+        for pieces in pieces.chunk_by(together).flat_map(|pieces| pieces.chunks(PIECES)) {
+            let (id, _, first) = pieces[0];
+            let shader = |op, constants: &[(&'static str, i64)]| {
+                self.shader(op, constants).reading(&program.matrices[id].format).activated(activation)
+            };
+            let few = |tokens: u32| {
+                let constants = [("TOKENS", i64::from(tokens)), ("SPLITS", splits)];
+                (AtOnce { tokens, tiles: 1 }, shader("linear", &constants))
+            };
+            let many = (AtOnce { tokens: 32, tiles: 4 }, shader("linear_tile", &[("STEP", self.step)]));
+            let mut params = vec![groups, codes, count, pieces.len() as u32];
+            let mut tiles = [0; PIECES];
+            for (&(id, slot, piece), tiles) in pieces.iter().zip(&mut tiles) {
+                params.extend(self.piece(&program.matrices[id], piece, self.slot(part, slot), self.width(slot)));
+                *tiles = piece.tiles as u32;
             }
+            let shaders = vec![few(1), few(4), many];
+            all.push(Dispatch { shaders, params, data: first.data, layer: 0, grid: Grid::Tiles(tiles) });
         }
         all
     }
@@ -376,12 +401,8 @@ impl Step {
     }
 }
 
-/// The first words of the params of ops that read a matrix.
-fn piece_params(columns: usize, piece: &Piece) -> Vec<u32> {
-    let mut params = piece.table.to_vec();
-    params.extend([columns as u32, piece.row_words, piece.payload, piece.scale, piece.sign, piece.offset]);
-    params
-}
+/// Where the params of a piece have the place of its row constants.
+const ROW_PLACE: usize = 10;
 
 /// Positions that share a largest score, and those that share sums (shaders/parts/cache.wgsl).
 const SCORE_BLOCK: u32 = 64;

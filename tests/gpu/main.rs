@@ -3,6 +3,7 @@
 //! `INTACT_GPU` names an adapter; without it all are tested, and a machine without any skips these tests aloud unless
 //! `INTACT_GPU_EXPECT` lists what must be there (`vulkan,gl`).
 
+mod conformance;
 mod faults;
 mod models;
 mod self_test;

@@ -4,6 +4,9 @@
 //! logits and changes of engine. Every event is compared with that of the same request alone, computed without an
 //! engine. 200 seeds by default, 5,000 with `INTACT_TEST_FULL=1`; a failure prints its schedule, and
 //! `INTACT_SCHEDULE=SEED` (or `FIRST..LAST`) runs that one (or those) alone.
+//!
+//! Where the machine has GPU adapters, or software that stands for them, schedules that also move between the CPU and
+//! each of them follow: 20 seeds, 1,000 with `INTACT_TEST_FULL=1`.
 
 mod play;
 #[path = "../mutations/random.rs"]
@@ -15,6 +18,7 @@ mod solo;
 mod tally;
 
 use intact::core::cpu::Pool;
+use intact_gpu::{Adapter, Device};
 use play::play;
 use schedule::Schedule;
 use solo::Solo;
@@ -49,14 +53,14 @@ fn models() -> Vec<PathBuf> {
     models
 }
 
-/// Runs the schedules of `seeds`, all of one model; what went wrong with its seed.
-fn run(path: &Path, seeds: impl Iterator<Item = u64>, total: &Mutex<Tally>) -> Vec<(u64, String)> {
+/// Runs the schedules of `seeds`, all of one model, with moves to `devices`; what went wrong with its seed.
+fn run(path: &Path, seeds: impl Iterator<Item = u64>, devices: &[Device], total: &Mutex<Tally>) -> Vec<(u64, String)> {
     let pools = Pools::new();
     let mut solo = Solo::open(path, &pools.of(1));
     let mut faults = Vec::new();
     for seed in seeds {
-        let schedule = Schedule::new(seed, solo.context());
-        let outcome = catch_unwind(AssertUnwindSafe(|| play(&schedule, &mut solo, &pools)));
+        let schedule = Schedule::new(seed, solo.context(), devices.len());
+        let outcome = catch_unwind(AssertUnwindSafe(|| play(&schedule, &mut solo, &pools, devices)));
         match outcome.unwrap_or_else(|panic| Err(format!("panic: {}", message(&*panic)))) {
             Ok(tally) => total.lock().expect("no panic").add(&tally),
             Err(fault) => {
@@ -74,12 +78,12 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
-/// The seeds to run, and whether somebody chose them.
-fn seeds() -> (Range<u64>, bool) {
+/// The seeds to run, so many by default and in full, and whether somebody chose them.
+fn seeds(few: u64, many: u64) -> (Range<u64>, bool) {
     const NAME: &str = "INTACT_SCHEDULE";
     let Ok(text) = std::env::var(NAME) else {
         let full = std::env::var_os("INTACT_TEST_FULL").is_some();
-        return (0..if full { 5_000 } else { 200 }, false);
+        return (0..if full { many } else { few }, false);
     };
     let (first, last) = text.split_once("..").unwrap_or((&text, ""));
     let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("{NAME}={text}: not SEED or FIRST..LAST"));
@@ -87,11 +91,9 @@ fn seeds() -> (Range<u64>, bool) {
     (first..if last.is_empty() { first + 1 } else { number(last) }, true)
 }
 
-#[test]
-fn a_schedule_changes_no_token() {
+/// Plays every schedule of `seeds`, model by model on as many threads as the machine has, or on one.
+fn play_all(test: &str, (seeds, chosen): (Range<u64>, bool), devices: &[Device]) {
     let models = models();
-    let (seeds, chosen) = seeds();
-
     // A model's schedules run on one thread, which computes each of its requests alone once.
     let (total, faults, next) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -99,7 +101,7 @@ fn a_schedule_changes_no_token() {
             while let Some(path) = models.get(next.fetch_add(1, Relaxed)) {
                 let mut mine = seeds.clone().filter(|seed| models[*seed as usize % models.len()] == *path).peekable();
                 if mine.peek().is_some() {
-                    faults.lock().expect("no panic").extend(run(path, mine, &total));
+                    faults.lock().expect("no panic").extend(run(path, mine, devices, &total));
                 }
             }
         };
@@ -112,13 +114,30 @@ fn a_schedule_changes_no_token() {
     if let Some((seed, fault)) = faults.first() {
         let seeds: Vec<u64> = faults.iter().map(|(seed, _)| *seed).collect();
         panic!(
-            "{} schedules failed: {seeds:?}\nThe first:\nINTACT_SCHEDULE={seed} cargo test --test schedules\n{fault}",
+            "{} schedules failed: {seeds:?}\nThe first:\nINTACT_SCHEDULE={seed} cargo test --test schedules {test}\n{fault}",
             faults.len()
         );
     }
     let total = total.into_inner().expect("no panic");
     println!("{total:?}");
     if !chosen {
-        assert_eq!(total.missing(), [], "these never happened, so that the schedules show less than they should");
+        let missing = total.missing(!devices.is_empty());
+        assert_eq!(missing, [], "these never happened, so that the schedules show less than they should");
     }
+}
+
+#[test]
+fn a_schedule_changes_no_token() {
+    play_all("a_schedule", seeds(200, 5_000), &[]);
+}
+
+#[test]
+fn a_move_between_devices_changes_no_token() {
+    let devices: Vec<Device> = Adapter::all().iter().map(|adapter| adapter.open().expect("opens")).collect();
+    devices.iter().for_each(|device| println!("{}", device.label()));
+    if devices.is_empty() {
+        println!("no GPU adapter on this machine: nothing is tested");
+        return;
+    }
+    play_all("a_move", seeds(20, 1_000), &devices);
 }

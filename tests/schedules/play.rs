@@ -5,8 +5,12 @@ use crate::requests::{rest, text};
 use crate::schedule::{Action, Schedule, Setup};
 use crate::solo::{Alone, Solo};
 use crate::tally::{Seen, Tally};
+use intact::core::cpu::Cpu;
+use intact::core::executor::Executor;
+use intact::core::storage::heap;
 use intact::request::{Event, Finish, Request, RequestId};
 use intact::{Engine, RequestError};
+use intact_gpu::{Device, Gpu};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -32,6 +36,9 @@ struct Stream {
 struct Play<'a> {
     solo: &'a mut Solo,
     pools: &'a Pools,
+    devices: &'a [Device],
+    /// Which of them the engine runs on.
+    place: Option<usize>,
     setup: Setup,
     engine: Engine,
     arrivals: Vec<Arrival>,
@@ -44,10 +51,11 @@ struct Play<'a> {
 ///
 /// # Errors
 /// The first thing that is not as it is alone.
-pub(crate) fn play(schedule: &Schedule, solo: &mut Solo, pools: &Pools) -> Result<Tally, String> {
+pub(crate) fn play(schedule: &Schedule, solo: &mut Solo, pools: &Pools, devices: &[Device]) -> Result<Tally, String> {
     let engine = schedule.setup.engine(solo, pools);
     let (setup, tally) = (schedule.setup, Tally::default());
-    let mut play = Play { solo, pools, setup, engine, arrivals: Vec::new(), steps_left: 0, tally };
+    let (place, arrivals, steps_left) = (None, Vec::new(), 0);
+    let mut play = Play { solo, pools, devices, place, setup, engine, arrivals, steps_left, tally };
     for (i, action) in schedule.actions.iter().enumerate() {
         play.act(action).map_err(|fault| format!("action {i}, {action}: {fault}"))?;
     }
@@ -86,6 +94,7 @@ impl Play<'_> {
             }
             Action::Logits { text, length } => self.logits(*text, *length),
             Action::Replace(setup) => self.replace(*setup),
+            Action::Move(place) => self.move_to(*place),
         }
     }
 
@@ -256,9 +265,27 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// Goes on with another executor.
+    fn move_to(&mut self, place: Option<usize>) -> Result<(), String> {
+        let (model, options) = (self.engine.certified(), self.setup.options);
+        let executor: Box<dyn Executor> = match place {
+            None => Box::new(Cpu::new(model, options.kernels, self.pools.of(self.setup.threads), options.page, heap)),
+            Some(i) => {
+                let gpu = Gpu::new(self.devices[i].clone(), model, options.page);
+                Box::new(gpu.map_err(|fault| fault.to_string())?)
+            }
+        };
+        let started = self.arrivals.iter().flat_map(|a| &a.streams).any(|stream| stream.open && stream.started);
+        self.tally.count(Seen::MovedToDevice, started && place.is_some());
+        self.tally.count(Seen::MovedFromDevice, started && self.place.is_some() && place != self.place);
+        self.place = place;
+        self.engine.move_to(executor).map_err(|error| error.to_string())
+    }
+
     /// Drops the engine; what is unfinished goes on in another.
     fn replace(&mut self, setup: Setup) -> Result<(), String> {
         (self.setup, self.engine, self.steps_left) = (setup, setup.engine(self.solo, self.pools), 0);
+        self.place = None;
         for arrival in 0..self.arrivals.len() {
             self.arrivals[arrival].streams.iter_mut().for_each(|stream| stream.place = None);
             let Arrival { alone, streams } = &self.arrivals[arrival];

@@ -28,6 +28,8 @@ pub(crate) enum Action {
     Logits { text: usize, length: usize },
     /// The engine is dropped; what is unfinished goes on in another.
     Replace(Setup),
+    /// The engine goes on with another executor: on a device, or on the CPU for none.
+    Move(Option<usize>),
 }
 
 /// What happens, in order. Afterwards all that is unfinished runs to its end.
@@ -61,8 +63,8 @@ impl Setup {
 }
 
 impl Schedule {
-    /// The schedule of `seed` for a model of this context.
-    pub(crate) fn new(seed: u64, context: usize) -> Self {
+    /// The schedule of `seed` for a model of this context and so many devices.
+    pub(crate) fn new(seed: u64, context: usize, devices: usize) -> Self {
         let mut random = Random::new(seed);
         let setup = Setup::new(&mut random);
         let (mut actions, mut arrived) = (Vec::new(), 0);
@@ -79,6 +81,7 @@ impl Schedule {
                 }
                 13 => Action::Logits { text: random.below(TEXTS), length: 1 + random.below(40.min(context)) },
                 14 if arrived > 1 => Action::Replace(Setup::new(&mut random)),
+                15..19 if devices > 0 => Action::Move(random.below(devices + 1).checked_sub(1)),
                 _ => Action::Step(1 + random.below(6)),
             });
         }
@@ -111,6 +114,8 @@ impl fmt::Display for Action {
             Self::Cancel { arrival, stream: None } => write!(f, "cancel arrival {arrival}"),
             Self::Cancel { arrival, stream: Some(stream) } => write!(f, "cancel arrival {arrival}, stream {stream}"),
             Self::Logits { text, length } => write!(f, "logits of {length} tokens of text {text}"),
+            Self::Move(None) => write!(f, "move to the CPU"),
+            Self::Move(Some(device)) => write!(f, "move to device {device}"),
             Self::Replace(setup) => write!(f, "replace the engine: {setup}"),
         }
     }

@@ -4,6 +4,7 @@ struct Params {
     columns: u32,
     groups: u32,
     codes: u32,
+    xmax: u32,
 }
 
 @compute @workgroup_size(THREADS)
@@ -14,7 +15,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = thread; i < params.columns; i += THREADS) {
         most = max(most, magnitude(slot_read(x + i)));
     }
-    let scale = dynscale(largest_of(most, thread), XMAX);
+    let scale = dynscale(largest_of(most, thread), params.xmax);
     let factor = dynquant_factor(scale.x);
     let shift = 24 + i32(scale.y);
     let groups = params.groups;
