@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def adapter(device: str) -> str | None:
     """The name of the adapter that `device` asks for, which passed the self-test; None for the CPU.
 
-    "auto" is the best adapter that is no software, or the CPU, of which a `DeviceWarning` gives the reason.
+    "auto" is the best adapter unless it is software, or the CPU, of which a `DeviceWarning` gives the reason.
 
     Raises:
         DeviceError: There is no such adapter, or it fails the self-test.
@@ -37,22 +37,17 @@ def adapter(device: str) -> str | None:
 
 
 def _automatic() -> str | None:
-    from intact._native import adapters
+    from intact._native import choose_adapter
 
-    found = adapters()
-    reasons = []
-    for entry in found:
-        if entry["software"]:
-            continue
-        try:
-            check(entry)
-        except DeviceError as error:
-            reasons.append(str(error))
-        else:
-            return entry["name"]
-    software = ", ".join(entry["name"] for entry in found)
-    reasons.append(f"the adapters here are software: {software}" if found else "there is no GPU adapter here")
-    fall_back(reasons[0])
+    try:
+        best = choose_adapter("")
+        if not best["software"]:
+            check(best)
+            return best["name"]
+        reason = f"{best['name']} is software, which is slower"
+    except DeviceError as error:
+        reason = str(error)
+    fall_back(reason)
     return None
 
 

@@ -68,7 +68,11 @@ impl Adapter {
     /// Every adapter, the best first: hardware before software, then in the order vulkan, metal, dx12, gl.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let backends = Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::GL;
+        Self::of(Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::GL)
+    }
+
+    /// Those of some back ends.
+    fn of(backends: Backends) -> Vec<Self> {
         let descriptor =
             wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
         let instance = wgpu::Instance::new(descriptor);
@@ -114,7 +118,6 @@ impl Adapter {
     /// # Errors
     /// [`Fault::NoAdapter`].
     pub fn choose(wanted: &str) -> Result<Self, Fault> {
-        let all = Self::all();
         let lower = wanted.to_lowercase();
         let fits = |adapter: &Self| {
             let label = adapter.label.to_lowercase();
@@ -122,6 +125,15 @@ impl Adapter {
             let within = lower.strip_prefix(backend).and_then(|rest| rest.strip_prefix(':'));
             lower == backend || name.contains(lower.as_str()) || within.is_some_and(|wanted| name.contains(wanted))
         };
+        // OpenGL is opened only where it may be the answer: drivers of it print to stderr where there is no display.
+        let backends = match lower.split(':').next() {
+            Some("gl") => Backends::GL,
+            _ => Backends::VULKAN | Backends::METAL | Backends::DX12,
+        };
+        if let Some(adapter) = Self::of(backends).into_iter().find(|adapter| fits(adapter) && !adapter.software) {
+            return Ok(adapter);
+        }
+        let all = Self::all();
         let found = all.iter().map(Self::label).collect::<Vec<_>>().join(", ");
         let none = Fault::NoAdapter {
             wanted: wanted.to_owned(),

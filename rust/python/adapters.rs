@@ -51,8 +51,9 @@ pub(crate) fn self_test(py: Python<'_>, adapter: &str) -> PyResult<usize> {
         let adapter = Adapter::choose(adapter).map_err(|fault| fault.to_string())?;
         // Software compiles a shader in as long as hardware takes for ten, and is there for tests.
         let depth = if adapter.software { Depth::Brief } else { Depth::Full };
+        let device = adapter.open().map_err(|fault| fault.to_string())?;
         let mut make = |model: Arc<Certified>, page: usize| -> Result<Box<dyn Executor>, String> {
-            let gpu = adapter.open().and_then(|device| Gpu::new(device, model, page));
+            let gpu = Gpu::new(device.clone(), model, page);
             gpu.map(|gpu| Box::new(gpu) as Box<dyn Executor>).map_err(|fault| fault.to_string())
         };
         run(depth, &mut make).map_err(|failure| {

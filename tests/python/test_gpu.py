@@ -128,7 +128,6 @@ def test_failing_adapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(_native, "self_test", fail)
     entry = {"name": "vulkan:bad", "backend": "vulkan", "driver": "d", "software": False, "identity": "i"}
-    monkeypatch.setattr(_native, "adapters", lambda: [entry])
     monkeypatch.setattr(_native, "choose_adapter", lambda wanted: entry)
     for device in ("gpu", "vulkan", "bad"):
         with pytest.raises(DeviceError, match="vulkan:bad fails the self-test"):
@@ -142,13 +141,11 @@ def test_failing_adapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model
 
 def test_automatic_means_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     software = {"name": "gl:cpu", "backend": "gl", "driver": "d", "software": True, "identity": "i"}
-    hardware = {"name": "gl:real", "backend": "gl", "driver": "d", "software": False, "identity": "j"}
     monkeypatch.setattr(devices, "check", lambda entry: None)
-    for found, reason in (([], "there is no GPU adapter here"), ([software], "the adapters here are software: gl:cpu")):
-        monkeypatch.setattr(_native, "adapters", lambda found=found: found)
-        with pytest.warns(DeviceWarning, match=reason):
-            assert devices.adapter("auto") is None
-    monkeypatch.setattr(_native, "adapters", lambda: [software, hardware])
+    monkeypatch.setattr(_native, "choose_adapter", lambda wanted: software)
+    with pytest.warns(DeviceWarning, match="device='auto' is the CPU: gl:cpu is software"):
+        assert devices.adapter("auto") is None
+    monkeypatch.setattr(_native, "choose_adapter", lambda wanted: {**software, "name": "gl:real", "software": False})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert devices.adapter("auto") == "gl:real"
@@ -253,9 +250,12 @@ def test_hash(model: Path, adapter: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_auto_says_so_on_stderr(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_native, "adapters", lambda: [])
+    def none(wanted: str) -> None:
+        raise DeviceError("no GPU adapter")
+
+    monkeypatch.setattr(_native, "choose_adapter", none)
     assert cli("hash", str(model), "--device", "auto") == 0
-    assert capsys.readouterr().err == "intact: device='auto' is the CPU: there is no GPU adapter here\n"
+    assert capsys.readouterr().err == "intact: device='auto' is the CPU: no GPU adapter\n"
 
 
 def test_without_any_driver(model: Path) -> None:

@@ -8,6 +8,9 @@ mod attention;
 mod builder;
 mod linear;
 mod ops;
+mod self_test;
+
+pub(crate) use self_test::{extremes, formats};
 
 use intact_core::certify::Certified;
 use intact_core::cpu::{Batch, Cpu, Pool, Token};
@@ -77,6 +80,19 @@ struct Outcome {
 }
 
 impl Program {
+    /// A model on two sequences in turns, whose tokens are any that it has.
+    pub(crate) fn of_model(name: String, model: Arc<Certified>) -> Self {
+        let vocabulary = model.model().vocabulary as u32;
+        let token = |i: u32| Token {
+            id: (i * i + 31) % vocabulary,
+            sequence: i % 2,
+            position: i / 2,
+            logits: !i.is_multiple_of(3),
+        };
+        let (tokens, tables) = ((0..45).map(token).collect(), vec![vec![4, 1, 2], vec![0, 5, 3]]);
+        Self { name, model, page: 8, batches: vec![1, 3, 7, 34], tokens, tables }
+    }
+
     /// What `executor` computes otherwise than the reference, first with every op by itself and then with all of them
     /// at once: the first difference.
     ///
