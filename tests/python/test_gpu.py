@@ -247,6 +247,30 @@ def test_hash(model: Path, adapter: str, capsys: pytest.CaptureFixture[str]) -> 
     assert digests[0] == digests[1]
 
 
+def test_verify_machine_includes_adapters(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = {"arch": "x", "endian": "little", "pointer_bits": 64}
+    report = {"contract": 1, "machine": machine, "backends": [], "damaged": [], "cases": {}, "expected": "e"}
+    entry = {"name": "vulkan:bad", "backend": "vulkan", "driver": "d", "software": False, "identity": "i"}
+    monkeypatch.setattr(_native, "conformance", lambda *options: json.dumps({**report, "equal": True}))
+    monkeypatch.setattr(_native, "adapters", lambda: [entry])
+
+    def fail(name: str) -> int:
+        raise DeviceError(f"{name} fails the self-test")
+
+    for test, status in ((lambda name: 6, 0), (fail, 1)):
+        monkeypatch.setattr(_native, "self_test", test)
+        assert cli("verify", "--machine", "--json") == status
+        found = json.loads(capsys.readouterr().out)
+        assert found["equal"] == (status == 0)
+        problem = "vulkan:bad fails the self-test" if status else None
+        [adapter] = found["adapters"]
+        assert adapter == {"name": "vulkan:bad", "driver": "d", "programs": 0 if status else 6, "problem": problem}
+        assert cli("verify", "--machine") == status
+        assert ("DIFFERS" if status else "equal") in capsys.readouterr().out
+    assert cli("verify", "--machine", "--cpu", "reference", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["adapters"] == []
+
+
 def test_auto_says_so_on_stderr(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

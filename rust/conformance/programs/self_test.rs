@@ -26,7 +26,7 @@ pub(crate) fn extremes() -> Program {
     const WIDTH: usize = 64;
     const HEAD: usize = 16;
     let mut b = Builder::new(12, TOKENS);
-    let mut load = |b: &mut Builder, name: &str, width: usize| {
+    let load = |b: &mut Builder, name: &str, width: usize| {
         let numbers = b.numbers(width);
         b.load(name, &numbers)
     };
