@@ -1,8 +1,7 @@
 //! Runs batches: one submission for each, unless it exceeds what the device's buffers hold.
 
 use crate::device::{Device, Fault};
-use crate::plan::{AtOnce, Dispatch, Grid, PageShape, Part, Plan, Step, score_words};
-use crate::shaders::Pipelines;
+use crate::plan::{Dispatch, Grid, PARAM_WORDS, PageShape, Part, Plan, SUM_BLOCK, Step, When, score_words};
 use intact_core::certify::Certified;
 use intact_core::cpu::{Batch, Token};
 use intact_core::executor::{self, Executor, Probe};
@@ -11,9 +10,7 @@ use wgpu::BufferUsages;
 
 /// Bytes from one dispatch's params to the next's: room for the longest, and a multiple of 256, to which any device
 /// aligns them.
-const PARAMS: usize = 512;
-/// Words of scores that tokens share before a batch is split, where one needs less.
-const SCORES: u64 = 4 << 20;
+const PARAMS: usize = 4 * PARAM_WORDS;
 /// Pages that a cache grows by at least.
 const GROW: usize = 16;
 
@@ -30,14 +27,59 @@ pub struct Traffic {
     pub down: u64,
 }
 
-/// A dispatch, compiled.
+/// A dispatch, and as soon as it is needed, what it compiles to.
 struct Ready {
-    /// Pipelines by what they take at once.
-    pipelines: Vec<(AtOnce, wgpu::ComputePipeline)>,
-    grid: Grid,
-    data: usize,
-    layer: usize,
+    dispatch: Dispatch,
+    pipelines: Vec<wgpu::ComputePipeline>,
     params: u32,
+}
+
+impl Ready {
+    /// Takes the next place among params.
+    fn new(dispatch: Dispatch, words: &mut Vec<u8>) -> Self {
+        let params = words.len() as u32;
+        words.extend(dispatch.params.iter().flat_map(|word| word.to_le_bytes()));
+        words.resize(params as usize + PARAMS, 0);
+        Self { dispatch, pipelines: Vec::new(), params }
+    }
+
+    fn compile(&mut self, gpu: &Device) -> Result<(), Fault> {
+        if self.pipelines.is_empty() {
+            let mut pipelines = gpu.pipelines.lock().map_err(|error| gpu.failed(error))?;
+            for (_, shader) in &self.dispatch.shaders {
+                self.pipelines.push(pipelines.get(gpu, shader)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The pipeline for so many tokens, and its workgroups; none where it is not needed.
+    fn grid(&self, tokens: &[Token], count: usize) -> Option<(&wgpu::ComputePipeline, [u32; 3])> {
+        let seen = |window: u32| {
+            let longest = tokens.iter().map(|token| token.position + 1).max().unwrap_or(1);
+            if window == 0 { longest } else { longest.min(window) }
+        };
+        let needed = match self.dispatch.when {
+            When::Always => true,
+            When::Few(window) => seen(window) <= SUM_BLOCK,
+            When::Many(window) => seen(window) > SUM_BLOCK,
+        };
+        // Twice as many tokens as a shader takes are two of it.
+        let count = count as u32;
+        let shaders = &self.dispatch.shaders;
+        let fits = |i: &usize| shaders[*i].0.tokens * 2 >= count && (shaders[*i].0.tokens > 1 || count == 1);
+        let chosen = (0..shaders.len()).find(fits).unwrap_or(shaders.len().checked_sub(1)?);
+        let at_once = shaders[chosen].0;
+        let grid = match self.dispatch.grid {
+            Grid::Tokens(x) => [x, count, 1],
+            Grid::Tiles(tiles) => {
+                let blocks = tiles.into_iter().map(|tiles| tiles.div_ceil(at_once.tiles)).sum();
+                [blocks, count.div_ceil(at_once.tokens), 1]
+            }
+            Grid::Positions { block, heads, window } => [seen(window).div_ceil(block), heads, count],
+        };
+        needed.then(|| self.pipelines.get(chosen).map(|pipeline| (pipeline, grid)))?
+    }
 }
 
 /// The dispatches of an op.
@@ -74,8 +116,11 @@ pub struct Gpu {
     gpu: Device,
     model: Arc<Certified>,
     plan: Plan,
+    /// Op by op; compiled when first asked for.
     body: Vec<ReadyStep>,
     head: Vec<ReadyStep>,
+    /// In few dispatches: body, then head.
+    fused: [Vec<Ready>; 2],
     layouts: [wgpu::BindGroupLayout; 3],
     arena: wgpu::Buffer,
     params: wgpu::Buffer,
@@ -99,16 +144,19 @@ impl Gpu {
     /// [`Fault::OutOfMemory`], and [`Fault::Failed`] where the driver cannot compile a shader.
     pub fn new(gpu: Device, model: Arc<Certified>, page: usize) -> Result<Self, Fault> {
         let page = page.max(1);
-        let plan = Plan::new(&gpu, &model, page)?;
+        let mut plan = Plan::new(&gpu, &model, page)?;
         let mut words = Vec::new();
-        let compiled = Arc::clone(&gpu.pipelines);
-        let mut pipelines = compiled.lock().map_err(|error| gpu.failed(error))?;
-        let mut compile = |steps: &[Step]| -> Result<Vec<ReadyStep>, Fault> {
-            steps.iter().map(|step| ready(&gpu, &mut pipelines, step, &mut words)).collect()
+        let mut ready = |dispatches: &mut Vec<Dispatch>| -> Vec<Ready> {
+            dispatches.drain(..).map(|dispatch| Ready::new(dispatch, &mut words)).collect()
         };
-        let (body, head) = (compile(&plan.body)?, compile(&plan.head)?);
-        let layouts = pipelines.groups.clone();
-        drop(pipelines);
+        let mut fused = [ready(&mut plan.fused_body), ready(&mut plan.fused_head)];
+        let mut steps = |steps: &mut Vec<Step>| -> Vec<ReadyStep> {
+            let step = |mut step: Step| ReadyStep { dispatches: ready(&mut step.dispatches), writes: step.writes };
+            steps.drain(..).map(step).collect()
+        };
+        let (body, head) = (steps(&mut plan.body), steps(&mut plan.head));
+        fused.iter_mut().flatten().try_for_each(|ready| ready.compile(&gpu))?;
+        let layouts = gpu.pipelines.lock().map_err(|error| gpu.failed(error))?.groups.clone();
         let params = gpu.buffer("params", words.len() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
         gpu.queue.write_buffer(&params, 0, &words);
         let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
@@ -124,6 +172,7 @@ impl Gpu {
             plan,
             body,
             head,
+            fused,
             layouts,
             arena,
             params,
@@ -218,7 +267,7 @@ impl Gpu {
         let fits = |token: &&Token| {
             scores += score_words(self.model.attentions(), u64::from(token.position) + 1);
             head += usize::from(token.logits);
-            scores <= SCORES && head <= self.plan.head_tokens
+            scores <= self.plan.scores && head <= self.plan.head_tokens
         };
         tokens.iter().take(self.plan.chunk).take_while(fits).count().max(1)
     }
@@ -240,7 +289,9 @@ impl Gpu {
             }
             return self.read(encoder, rows, logits);
         };
-        let mut index = 0;
+        let (mut index, gpu) = (0, &self.gpu);
+        let steps = self.body.iter_mut().chain(&mut self.head);
+        steps.flat_map(|step| &mut step.dispatches).try_for_each(|ready| ready.compile(gpu))?;
         for (part, count) in [(Part::Body, tokens.len()), (Part::Head, wanted)] {
             let steps = if part == Part::Body { self.body.len() } else { self.head.len() };
             for i in 0..if count == 0 { 0 } else { steps } {
@@ -313,35 +364,19 @@ impl Gpu {
         &mut self, encoder: &mut wgpu::CommandEncoder, part: Part, only: Option<usize>, tokens: &[Token], count: usize,
     ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        let steps = if part == Part::Body { &self.body } else { &self.head };
-        let steps = only.map_or(steps.as_slice(), |i| &steps[i..=i]);
+        let (steps, fused) =
+            if part == Part::Body { (&self.body, &self.fused[0]) } else { (&self.head, &self.fused[1]) };
         let (mut data, mut layer) = (usize::MAX, usize::MAX);
-        for ready in steps.iter().flat_map(|step| &step.dispatches) {
-            // Twice as many tokens as one takes are two of it.
-            let fits = |(most, _): &&(AtOnce, _)| 2 * most.tokens as usize >= count && (most.tokens > 1 || count == 1);
-            let chosen = ready.pipelines.iter().find(fits).or(ready.pipelines.last());
-            let Some((at_once, pipeline)) = chosen else { continue };
-            let count = count as u32;
-            let (x, y, z) = match ready.grid {
-                Grid::Tokens(x) => (x, count, 1),
-                Grid::Tiles(tiles) => {
-                    let blocks = tiles.into_iter().map(|tiles| tiles.div_ceil(at_once.tiles)).sum();
-                    (blocks, count.div_ceil(at_once.tokens), 1)
-                }
-                Grid::Positions { block, heads, window } => {
-                    let longest = tokens.iter().map(|token| token.position + 1).max().unwrap_or(1);
-                    let seen = if window == 0 { longest } else { longest.min(window) };
-                    (seen.div_ceil(block), heads, count)
-                }
-            };
+        for ready in only.map_or(fused, |i| &steps[i].dispatches) {
+            let Some((pipeline, [x, y, z])) = ready.grid(tokens, count) else { continue };
             pass.set_pipeline(pipeline);
             pass.set_bind_group(0, &self.shared, &[ready.params]);
-            if data != ready.data {
-                data = ready.data;
+            if data != ready.dispatch.data {
+                data = ready.dispatch.data;
                 pass.set_bind_group(1, &self.data[data], &[]);
             }
-            if layer != ready.layer {
-                layer = ready.layer;
+            if layer != ready.dispatch.layer {
+                layer = ready.dispatch.layer;
                 pass.set_bind_group(2, &self.layers[layer], &[]);
             }
             pass.dispatch_workgroups(x, y, z);
@@ -435,21 +470,6 @@ impl Executor for Gpu {
         assert!(rest.is_empty(), "more bytes than a page has");
         Ok(self.gpu.check()?)
     }
-}
-
-fn ready(gpu: &Device, pipelines: &mut Pipelines, step: &Step, words: &mut Vec<u8>) -> Result<ReadyStep, Fault> {
-    let mut dispatches = Vec::new();
-    for Dispatch { shaders, params, data, layer, grid } in &step.dispatches {
-        let start = words.len() as u32;
-        words.extend(params.iter().flat_map(|word| word.to_le_bytes()));
-        words.resize(start as usize + PARAMS, 0);
-        let mut compiled = Vec::new();
-        for (at_once, shader) in shaders {
-            compiled.push((*at_once, pipelines.get(gpu, shader)?));
-        }
-        dispatches.push(Ready { pipelines: compiled, grid: *grid, data: *data, layer: *layer, params: start });
-    }
-    Ok(ReadyStep { dispatches, writes: step.writes.clone() })
 }
 
 fn shared(gpu: &Device, layout: &wgpu::BindGroupLayout, buffers: [&wgpu::Buffer; 4]) -> wgpu::BindGroup {

@@ -1,7 +1,7 @@
 //! A program as dispatches: which shader, with which constants, on which buffers.
 
 use crate::device::{Device, Fault};
-use crate::shaders::{Shader, THREADS};
+use crate::shaders::{Shader, Stage, THREADS, TOKEN_THREADS};
 use crate::weights::{NONE, PIECES, Piece, Uploader};
 use intact_core::certify::Certified;
 use intact_core::formats::{GROUP, TILE};
@@ -11,12 +11,17 @@ use intact_core::ops::rope::Pairs;
 use intact_core::program::{Attention, MatrixId, Op, Slot, Vector, VectorId};
 use std::collections::BTreeMap;
 
-/// Tokens of one submission at most.
+/// Tokens of one submission at most, and at least where memory is short.
 const CHUNK: usize = 256;
-/// Of them, those whose logits are asked for.
-const HEAD: usize = 64;
+const SHORT: usize = 64;
+/// Of them, one of so many may have its logits asked for.
+const HEAD: usize = 4;
 /// Bytes of the arena at most, where a token needs less.
 const ARENA: u64 = 256 << 20;
+/// The part of the weights that the arena may have, and scores as well.
+const PART: u64 = 20;
+/// Words of scores that tokens share before a batch is split, at least, where one needs less.
+const SCORES: u64 = 1 << 20;
 
 /// How many workgroups a dispatch has.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +41,17 @@ pub(crate) struct AtOnce {
     pub(crate) tiles: u32,
 }
 
+/// When a dispatch is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Always,
+    /// No token sees more than [`SUM_BLOCK`] positions within the window, or some do.
+    Few(u32),
+    Many(u32),
+}
+
 /// One dispatch.
+#[derive(Clone)]
 pub(crate) struct Dispatch {
     /// Shaders by what they take at once, ascending.
     pub(crate) shaders: Vec<(AtOnce, Shader)>,
@@ -46,6 +61,11 @@ pub(crate) struct Dispatch {
     /// Its cache.
     pub(crate) layer: usize,
     pub(crate) grid: Grid,
+    pub(crate) when: When,
+    /// The slot that it changes run by run, and the width of a run, where that is all that it does.
+    in_place: Option<(Slot, usize)>,
+    /// An attention whose heads it quantizes.
+    heads_of: Option<Attention>,
 }
 
 /// The dispatches of one op, and the slots that it writes.
@@ -63,8 +83,12 @@ pub(crate) enum Part {
 
 /// A model on a device.
 pub(crate) struct Plan {
+    /// Op by op, for whoever wants to see every slot.
     pub(crate) body: Vec<Step>,
     pub(crate) head: Vec<Step>,
+    /// The same in fewer dispatches.
+    pub(crate) fused_body: Vec<Dispatch>,
+    pub(crate) fused_head: Vec<Dispatch>,
     /// Buffers that ops read; the first holds the vectors.
     pub(crate) data: Vec<wgpu::Buffer>,
     /// Words of the arena.
@@ -73,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) chunk: usize,
     /// Of them, those whose logits are asked for.
     pub(crate) head_tokens: usize,
+    /// Words of scores that tokens of one submission share, where one needs less.
+    pub(crate) scores: u64,
     slots: Places,
 }
 
@@ -98,27 +124,41 @@ impl Plan {
 
     /// Uploads `model` and makes its dispatches, for cache pages of `page` positions.
     pub(crate) fn new(gpu: &Device, model: &Certified, page: usize) -> Result<Self, Fault> {
-        let (mut chunk, mut head_tokens) = (CHUNK, HEAD);
-        let mut slots = places(model, chunk, head_tokens);
-        let most = ARENA.min(gpu.binding());
-        while 4 * slots.end > most && chunk > 1 {
-            chunk /= 2;
-            head_tokens = head_tokens.min(chunk);
-            slots = places(model, chunk, head_tokens);
-        }
         let mut uploader = Uploader::new(gpu);
         let vectors = uploader.vectors(&model.model().vectors)?;
         let pieces = uploader.matrices(model.model())?;
         uploader.finish()?;
         let data = uploader.buffers;
+        let weights: u64 = data.iter().map(wgpu::Buffer::size).sum();
+        let most = ARENA.min(gpu.binding());
+        let fits = |chunk: usize, end: u64| 4 * end <= most && (chunk <= SHORT || 4 * end <= weights / PART);
+        let mut chunk = CHUNK;
+        let mut slots = places(model, chunk, chunk / HEAD);
+        while !fits(chunk, slots.end) && chunk > 1 {
+            chunk /= 2;
+            slots = places(model, chunk, chunk.div_ceil(HEAD));
+        }
+        let scores = (weights / PART / 4).clamp(SCORES, 4 * SCORES);
         let step = tile_step(gpu);
         let mut builder = Builder { model, page, vectors: &vectors, pieces: &pieces, slots: &slots, step, layer: 0 };
         let mut turned = Vec::new();
-        let body = model.model().body.iter().map(|op| builder.step(op, Part::Body, &mut turned)).collect();
+        let body: Vec<Step> = model.model().body.iter().map(|op| builder.step(op, Part::Body, &mut turned)).collect();
         let mut head: Vec<Step> = vec![builder.gather()];
         turned.clear();
         head.extend(model.model().head.iter().map(|op| builder.step(op, Part::Head, &mut turned)));
-        Ok(Self { body, head, data, arena: slots.end, chunk, head_tokens, slots })
+        let (fused_body, fused_head) = (fused(&body), fused(&head));
+        Ok(Self {
+            body,
+            head,
+            fused_body,
+            fused_head,
+            data,
+            arena: slots.end,
+            chunk,
+            head_tokens: chunk.div_ceil(HEAD),
+            scores,
+            slots,
+        })
     }
 }
 
@@ -208,7 +248,23 @@ impl Builder<'_> {
     }
 
     fn dispatch(&self, shader: Shader, params: Vec<u32>, grid: Grid) -> Dispatch {
-        Dispatch { shaders: vec![(AtOnce { tokens: 1, tiles: 1 }, shader)], params, data: 0, layer: 0, grid }
+        let shaders = vec![(AtOnce { tokens: 1, tiles: 1 }, shader)];
+        Dispatch { shaders, params, data: 0, layer: 0, grid, when: When::Always, in_place: None, heads_of: None }
+    }
+
+    /// An op on whole vectors, for each of which it has a workgroup.
+    fn on_tokens(&self, op: &'static str, constants: &[(&'static str, i64)], params: Vec<u32>) -> Dispatch {
+        let constants = [constants, &[("THREADS", i64::from(TOKEN_THREADS))]].concat();
+        let stage = Stage { op, base: 0, runs: 1 };
+        let shader = Shader::stage(stage, self.model.model().fraction_bits, &constants);
+        self.dispatch(shader, padded(params), Grid::Tokens(1))
+    }
+
+    /// An op in place on the runs of a slot, for each of which it has a workgroup.
+    fn on_runs(&self, op: &'static str, slot: Slot, width: usize, params: Vec<u32>) -> Dispatch {
+        let runs = self.width(slot) / width as u32;
+        let shader = Shader::stage(Stage { op, base: 0, runs }, self.model.model().fraction_bits, &[]);
+        Dispatch { in_place: Some((slot, width)), ..self.dispatch(shader, padded(params), Grid::Tokens(runs)) }
     }
 
     /// The dispatches of an op. `turned` are the tables of rotations whose angles are there.
@@ -218,19 +274,16 @@ impl Builder<'_> {
             Op::Embed { matrix, out } => self.embed(*matrix, slot(*out)),
             Op::RmsNorm { input, out, gain, norm } => {
                 let Vector::Gain(gains) = &self.model.model().vectors[*gain].values else { return Step::none() };
-                let n = gains.len() as u32;
-                let params = vec![
-                    slot(*input),
-                    slot(*out),
-                    n,
-                    self.vectors[*gain],
-                    norm.gain_shift as u32,
-                    norm.epsilon as u32,
-                    (norm.epsilon >> 32) as u32,
-                    norm.root as u32,
-                    norm.root_shift as u32,
-                ];
-                vec![self.dispatch(self.shader("rms_norm", &[]), params, Grid::Tokens(self.width(*input) / n))]
+                let (n, width) = (gains.len(), self.width(*input));
+                let mut params = vec![slot(*input), slot(*out), width, n as u32, self.vectors[*gain]];
+                params.extend([norm.gain_shift as u32, norm.epsilon as u32, (norm.epsilon >> 32) as u32]);
+                params.extend([norm.root as u32, norm.root_shift as u32]);
+                if n as u32 == width {
+                    vec![self.on_tokens("rms_norm", &[], params)]
+                } else {
+                    let runs = self.on_runs("rms_norm", *out, n, params);
+                    vec![Dispatch { in_place: runs.in_place.filter(|_| input == out), ..runs }]
+                }
             }
             Op::Linear { input, outputs } => self.linear(slot(*input), self.width(*input), outputs, part),
             Op::Rope { slot: v, head_width, table, pairs } => {
@@ -247,17 +300,15 @@ impl Builder<'_> {
                         dispatches.push(self.dispatch(self.shader("angles", &[]), params, elements(count)));
                     }
                     let interleaved = u32::from(*pairs == Pairs::Interleaved);
-                    let width = self.width(*v);
-                    let params = vec![slot(*v), width, *head_width as u32, count as u32, interleaved, angles];
-                    let all = width as usize / head_width * count;
-                    dispatches.push(self.dispatch(self.shader("rope", &[]), params, elements(all)));
+                    let (head, width) = (*head_width as u32, self.width(*v));
+                    let params = vec![slot(*v), width, head, count as u32, interleaved, angles];
+                    dispatches.push(self.on_runs("rope", *v, *head_width, params));
                 }
                 dispatches
             }
             Op::Hadamard { slot: v, head_width } => {
-                let shader = self.shader("hadamard", &[("HEAD_WIDTH", *head_width as i64)]);
-                let width = self.width(*v);
-                vec![self.dispatch(shader, vec![slot(*v), width], Grid::Tokens(width / *head_width as u32))]
+                let params = vec![slot(*v), self.width(*v), *head_width as u32];
+                vec![self.on_runs("hadamard", *v, *head_width, params)]
             }
             Op::Attention(attention) => {
                 self.layer += 1;
@@ -269,25 +320,18 @@ impl Builder<'_> {
                     Gate::Geglu => 1,
                     Gate::Relu2 => 2,
                 };
-                let width = self.width(*gate);
-                let params = vec![slot(*gate), slot(*up), slot(*out), width];
-                let shader = self.shader("gated_activation", &[("KIND", kind)]);
-                vec![self.dispatch(shader, params, elements(width as usize))]
+                let params = vec![slot(*gate), slot(*up), slot(*out), self.width(*gate)];
+                vec![self.on_tokens("gated_activation", &[("KIND", kind)], params)]
             }
-            Op::Relu2 { slot: v } => {
-                let width = self.width(*v);
-                vec![self.dispatch(self.shader("activation", &[]), vec![slot(*v), width], elements(width as usize))]
-            }
+            Op::Relu2 { slot: v } => vec![self.on_tokens("activation", &[], vec![slot(*v), self.width(*v)])],
             Op::ResidualAdd { into, from } => {
-                let width = self.width(*into);
-                let params = vec![slot(*into), width, slot(*from)];
-                vec![self.dispatch(self.shader("residual_add", &[]), params, elements(width as usize))]
+                let params = vec![slot(*into), self.width(*into), slot(*from)];
+                vec![self.on_tokens("residual_add", &[], params)]
             }
             Op::Softcap { slot: v, cap } => {
-                let width = self.width(*v);
                 let constants = [cap.inverse, cap.inverse_shift, cap.cap, cap.cap_shift].map(|c| c as u32);
-                let params = [&[slot(*v), width], constants.as_slice()].concat();
-                vec![self.dispatch(self.shader("softcap", &[]), params, elements(width as usize))]
+                let params = [&[slot(*v), self.width(*v)], constants.as_slice()].concat();
+                vec![self.on_tokens("softcap", &[], params)]
             }
         };
         Step { dispatches, writes: op.writes() }
@@ -296,9 +340,8 @@ impl Builder<'_> {
     /// What the head takes over.
     fn gather(&self) -> Step {
         let copy = |&slot: &Slot| {
-            let width = self.width(slot);
-            let params = vec![self.slot(Part::Body, slot), self.slot(Part::Head, slot), width];
-            self.dispatch(self.shader("gather", &[]), params, elements(width as usize))
+            let params = vec![self.slot(Part::Body, slot), self.slot(Part::Head, slot), self.width(slot)];
+            self.on_tokens("gather", &[], params)
         };
         Step { dispatches: self.model.head_inputs().iter().map(copy).collect(), writes: Vec::new() }
     }
@@ -329,9 +372,10 @@ impl Builder<'_> {
         let activation = program.matrices[outputs[0].0].activation;
         let groups = columns.div_ceil(GROUP as u32);
         let codes = self.slots.codes as u32;
-        let shader = self.shader("quantize", &[]).activated(activation);
         let params = vec![input, columns, groups, codes, activation.xmax()];
-        let mut all = vec![self.dispatch(shader, params, Grid::Tokens(1))];
+        let mut quantize = self.on_tokens("quantize", &[], params);
+        quantize.shaders[0].1 = quantize.shaders[0].1.clone().activated(activation);
+        let mut all = vec![quantize];
         // 64 or 256 threads, as far as there is work for them.
         let splits = if groups < 64 { 16 } else { 64 };
         let count = u32::from(part == Part::Head);
@@ -357,7 +401,9 @@ impl Builder<'_> {
                 *tiles = piece.tiles as u32;
             }
             let shaders = vec![few(1), few(4), many];
-            all.push(Dispatch { shaders, params, data: first.data, layer: 0, grid: Grid::Tiles(tiles) });
+            let grid = Grid::Tiles(tiles);
+            let plain = self.dispatch(shaders[0].1.clone(), params, grid);
+            all.push(Dispatch { shaders, data: first.data, ..plain });
         }
         all
     }
@@ -382,16 +428,91 @@ impl Builder<'_> {
             ("SOFTCAP", i64::from(cap.is_some())),
             ("COLUMN_THREADS", i64::from(value_words(a).next_power_of_two().min(THREADS))),
         ];
-        let (heads, window) = (a.heads as u32, a.window);
-        let steps = [
-            ("attention_quantize", Grid::Tokens((a.heads + a.kv_heads) as u32)),
-            ("attention_scores", Grid::Positions { block: SCORE_BLOCK, heads, window }),
-            ("attention_sums", Grid::Positions { block: SUM_BLOCK, heads, window }),
-            ("attention_outputs", elements(a.heads * a.head_width)),
-        ];
-        let dispatch =
-            |(op, grid)| Dispatch { layer, ..self.dispatch(self.shader(op, &constants), params.clone(), grid) };
-        steps.into_iter().map(dispatch).collect()
+        let (heads, kv_heads, window) = (a.heads as u32, a.kv_heads as u32, a.window);
+        let f = self.model.model().fraction_bits;
+        let mut prologue = Shader::stage(Stage { op: "attention_query", base: 0, runs: heads }, f, &constants);
+        prologue.stages.push(Stage { op: "attention_entry", base: heads, runs: kv_heads });
+        let both = [padded(params.clone()), padded(params.clone())].concat();
+        let prologue =
+            Dispatch { layer, heads_of: Some(*a), ..self.dispatch(prologue, both, Grid::Tokens(heads + kv_heads)) };
+        let pass = |op, block, when| Dispatch {
+            layer,
+            when,
+            ..self.dispatch(self.shader(op, &constants), params.clone(), Grid::Positions { block, heads, window })
+        };
+        let outputs = self.on_tokens("attention_outputs", &constants, padded(params.clone()));
+        vec![
+            prologue,
+            pass("attention_few", SUM_BLOCK, When::Few(window)),
+            pass("attention_scores", SCORE_BLOCK, When::Many(window)),
+            pass("attention_sums", SUM_BLOCK, When::Many(window)),
+            Dispatch { layer, ..outputs },
+        ]
+    }
+}
+
+/// Params of a stage: the next one's begin at a multiple of 16 bytes.
+fn padded(mut params: Vec<u32>) -> Vec<u32> {
+    params.resize(params.len().next_multiple_of(4), 0);
+    params
+}
+
+/// Dispatches in fewer: consecutive ops of whole vectors are stages of one, and what is done to heads before an
+/// attention quantizes them happens in that dispatch.
+fn fused(steps: &[Step]) -> Vec<Dispatch> {
+    let mut all: Vec<Dispatch> = Vec::new();
+    for dispatch in steps.iter().flat_map(|step| &step.dispatches) {
+        if let Some(attention) = &dispatch.heads_of {
+            let mut whole = dispatch.clone();
+            while let Some(joined) = all.last().and_then(|before| before.before_heads(&whole, attention)) {
+                all.pop();
+                whole = joined;
+            }
+            all.push(whole);
+        } else if let Some(joined) = all.last().and_then(|before| before.then(dispatch)) {
+            all.pop();
+            all.push(joined);
+        } else {
+            all.push(dispatch.clone());
+        }
+    }
+    all
+}
+
+impl Dispatch {
+    fn stages(&self) -> &Shader {
+        &self.shaders[0].1
+    }
+
+    /// Both as one, whose first stages are `self`'s.
+    fn joined(&self, next: &Self) -> Option<Self> {
+        let fits = self.params.len() + next.params.len() <= PARAM_WORDS;
+        let shader = self.stages().then(next.stages()).filter(|_| fits)?;
+        let params = [self.params.as_slice(), &next.params].concat();
+        let shaders = vec![(self.shaders[0].0, shader)];
+        Some(Self { shaders, params, layer: self.layer.max(next.layer), in_place: None, ..next.clone() })
+    }
+
+    /// Both as one, where they work on whole vectors of a token.
+    fn then(&self, next: &Self) -> Option<Self> {
+        let whole = |dispatch: &Self| dispatch.stages().constants["THREADS"] == i64::from(TOKEN_THREADS);
+        if whole(self) && whole(next) { self.joined(next) } else { None }
+    }
+
+    /// `self`, where it changes heads of the attention in place, as a part of `heads`, which quantizes them.
+    fn before_heads(&self, heads: &Self, a: &Attention) -> Option<Self> {
+        let (slot, width) = self.in_place?;
+        if width != a.head_width || [a.key, a.value].contains(&a.query) {
+            return None;
+        }
+        let base = match slot {
+            slot if slot == a.query => 0,
+            slot if slot == a.key || slot == a.value => a.heads as u32,
+            _ => return None,
+        };
+        let mut moved = self.clone();
+        moved.shaders[0].1.stages.iter_mut().for_each(|stage| stage.base = base);
+        moved.joined(heads)
     }
 }
 
@@ -401,12 +522,14 @@ impl Step {
     }
 }
 
+/// Words of params of a dispatch at most.
+pub(crate) const PARAM_WORDS: usize = 128;
 /// Where the params of a piece have the place of its row constants.
 const ROW_PLACE: usize = 10;
 
 /// Positions that share a largest score, and those that share sums (shaders/parts/cache.wgsl).
 const SCORE_BLOCK: u32 = 64;
-const SUM_BLOCK: u32 = 256;
+pub(crate) const SUM_BLOCK: u32 = 256;
 
 fn wide_keys(a: &Attention) -> bool {
     a.key_max > 127

@@ -1,23 +1,39 @@
-//! Shaders: an op, the parts that it is composed of, and constants, as one text of WGSL.
+//! Shaders: ops, the parts that they are composed of, and constants, as one text of WGSL.
 //!
-//! A new op is a file in shaders/ops and its line in [`source`]; a new payload a file in shaders/payloads and its line
-//! in [`payload`].
+//! Ops on vectors are stages: functions of a token and a run of its vector, so that one dispatch may do several. A new
+//! op is a file in shaders/ops and its line in [`source`]; a new payload a file in shaders/payloads and its line in
+//! [`payload`].
 
 use crate::device::{Device, Fault};
 use intact_core::formats::{Format, PayloadKind, ScaleMode};
 use intact_core::matrix::Activation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-/// Threads of a workgroup that reduces.
+/// Threads of a workgroup that has a run of a vector.
 pub(crate) const THREADS: u32 = 64;
+/// Threads of a workgroup that has a token.
+pub(crate) const TOKEN_THREADS: u32 = 256;
 
-/// An op, as far as its shader differs.
+/// A stage of a shader: an op on some runs of a token's vector, a workgroup for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stage {
+    /// The function.
+    pub(crate) op: &'static str,
+    /// The workgroup of the first run.
+    pub(crate) base: u32,
+    pub(crate) runs: u32,
+}
+
+/// What a shader does, as far as its text differs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Shader {
+    /// An op that has an entry of its own, or `stages`.
     pub(crate) op: &'static str,
+    /// One after the other.
+    pub(crate) stages: Vec<Stage>,
     /// Constants by name.
-    pub(crate) constants: Vec<(&'static str, i64)>,
+    pub(crate) constants: BTreeMap<&'static str, i64>,
     /// The payload that it decodes.
     pub(crate) payload: Option<&'static str>,
 }
@@ -31,23 +47,28 @@ macro_rules! part {
 /// The parts that an op needs besides those that all have, and its own text.
 fn source(op: &str) -> Option<(&'static [&'static str], &'static str)> {
     const NONE: &[&str] = &[];
-    const LARGEST: &[&str] = &[part!("parts/largest")];
+    const VECTORS: &[&str] = &[part!("parts/vectors"), part!("parts/largest")];
     const CODES: &[&str] = &[part!("parts/codes"), part!("parts/largest")];
     const MATRIX: &[&str] = &[part!("parts/matrix")];
     const LINEAR: &[&str] = &[part!("parts/matrix"), part!("parts/codes"), part!("parts/linear")];
-    const CACHE: &[&str] = &[part!("parts/attention_params"), part!("parts/cache"), part!("parts/largest")];
+    const CACHE: &[&str] = &[part!("parts/cache"), part!("parts/largest")];
+    const SCORES: &[&str] = &[part!("parts/cache"), part!("parts/largest"), part!("parts/scores")];
+    const SUMS: &[&str] = &[part!("parts/cache"), part!("parts/largest"), part!("parts/sums")];
+    const FEW: &[&str] = &[part!("parts/cache"), part!("parts/largest"), part!("parts/scores"), part!("parts/sums")];
     Some(match op {
         "embed" => (MATRIX, part!("ops/embed")),
-        "quantize" => (CODES, part!("ops/quantize")),
         "linear" => (LINEAR, part!("ops/linear")),
         "linear_tile" => (LINEAR, part!("ops/linear_tile")),
-        "rms_norm" => (LARGEST, part!("ops/rms_norm")),
-        "angles" => (NONE, part!("ops/angles")),
+        "angles" => (VECTORS, part!("ops/angles")),
+        "attention_scores" => (SCORES, part!("ops/attention_scores")),
+        "attention_sums" => (SUMS, part!("ops/attention_sums")),
+        "attention_few" => (FEW, part!("ops/attention_few")),
+        // Stages.
+        "quantize" => (CODES, part!("ops/quantize")),
+        "rms_norm" => (VECTORS, part!("ops/rms_norm")),
         "rope" => (NONE, part!("ops/rope")),
         "hadamard" => (NONE, part!("ops/hadamard")),
-        "attention_quantize" => (CACHE, part!("ops/attention_quantize")),
-        "attention_scores" => (CACHE, part!("ops/attention_scores")),
-        "attention_sums" => (CACHE, part!("ops/attention_sums")),
+        "attention_query" | "attention_entry" => (CACHE, part!("ops/attention_quantize")),
         "attention_outputs" => (CACHE, part!("ops/attention_outputs")),
         "gated_activation" => (NONE, part!("ops/gated_activation")),
         "activation" => (NONE, part!("ops/activation")),
@@ -56,6 +77,22 @@ fn source(op: &str) -> Option<(&'static [&'static str], &'static str)> {
         "gather" => (NONE, part!("ops/gather")),
         _ => return None,
     })
+}
+
+/// The type of a stage's params.
+fn params_of(stage: &str) -> &'static str {
+    match stage {
+        "quantize" => "Quantize",
+        "rms_norm" => "RmsNorm",
+        "rope" => "Rope",
+        "hadamard" => "Hadamard",
+        "gated_activation" => "GatedActivation",
+        "activation" => "Activation",
+        "residual_add" => "ResidualAdd",
+        "softcap" => "Softcap",
+        "gather" => "Gather",
+        _ => "Attention",
+    }
 }
 
 /// The text that decodes a payload, and the constants that it asks for.
@@ -79,9 +116,26 @@ pub(crate) fn payload(kind: PayloadKind) -> (&'static str, Vec<(&'static str, i6
 impl Shader {
     /// A shader without a payload. All have F.
     pub(crate) fn new(op: &'static str, fraction_bits: u32, constants: &[(&'static str, i64)]) -> Self {
-        let mut all = vec![("FRACTION_BITS", i64::from(fraction_bits)), ("THREADS", i64::from(THREADS))];
-        all.extend_from_slice(constants);
-        Self { op, constants: all, payload: None }
+        let mut all = BTreeMap::from([("FRACTION_BITS", i64::from(fraction_bits)), ("THREADS", i64::from(THREADS))]);
+        all.extend(constants.iter().copied());
+        Self { op, stages: Vec::new(), constants: all, payload: None }
+    }
+
+    /// A shader of one stage.
+    pub(crate) fn stage(stage: Stage, fraction_bits: u32, constants: &[(&'static str, i64)]) -> Self {
+        Self { stages: vec![stage], ..Self::new("stages", fraction_bits, constants) }
+    }
+
+    /// The same with the stages of `next` after its own, where constants allow it.
+    pub(crate) fn then(&self, next: &Self) -> Option<Self> {
+        let same = next.constants.iter().all(|(name, value)| self.constants.get(name).is_none_or(|own| own == value));
+        if self.op != "stages" || next.op != "stages" || !same {
+            return None;
+        }
+        let mut all = self.clone();
+        all.stages.extend(&next.stages);
+        all.constants.extend(&next.constants);
+        Some(all)
     }
 
     /// The same with a matrix of `format`.
@@ -107,23 +161,52 @@ impl Shader {
             Activation::A8b { .. } => 1,
             Activation::A16 => 2,
         };
-        self.constants.push(("ACT", act));
+        self.constants.insert("ACT", act);
         self
+    }
+
+    /// Its op, or all of its stages.
+    fn ops(&self) -> Vec<&'static str> {
+        if self.stages.is_empty() { vec![self.op] } else { self.stages.iter().map(|stage| stage.op).collect() }
     }
 
     /// The whole text.
     fn text(&self) -> String {
-        let (parts, op) = source(self.op).unwrap_or_default();
         let mut text = String::new();
-        for &(name, value) in &self.constants {
+        for (&name, value) in &self.constants {
             let typed = if name == "FRACTION_BITS" { format!("i32 = {value}") } else { format!("u32 = {value}u") };
             let _ = writeln!(text, "const {name}: {typed};");
         }
-        let all = [part!("parts/wide"), part!("parts/fixed"), part!("parts/step")];
-        for part in all.iter().chain(parts).chain(&self.payload).chain(&[op]) {
-            text.push_str(part);
+        let mut all = vec![part!("parts/wide"), part!("parts/fixed"), part!("parts/step")];
+        all.extend(&self.payload);
+        for (parts, op) in self.ops().into_iter().filter_map(source) {
+            all.extend(parts);
+            all.push(op);
+        }
+        let mut seen = BTreeSet::new();
+        all.into_iter().filter(|part| seen.insert(*part)).for_each(|part| text.push_str(part));
+        if !self.stages.is_empty() {
+            self.write_stages(&mut text);
         }
         text
+    }
+
+    /// Params and the entry of a shader of stages. A stage sees what stages before it have written.
+    fn write_stages(&self, text: &mut String) {
+        text.push_str("struct Params {\n");
+        for (i, stage) in self.stages.iter().enumerate() {
+            let _ = writeln!(text, "    @align(16) stage_{i}: {},", params_of(stage.op));
+        }
+        text.push_str("}\n\n@compute @workgroup_size(THREADS)\nfn main(\n    @builtin(workgroup_id) group: vec3<u32>,");
+        text.push_str(" @builtin(local_invocation_index) thread: u32,\n) {\n");
+        for (i, Stage { op, base, runs }) in self.stages.iter().enumerate() {
+            if i > 0 {
+                text.push_str("    storageBarrier();\n    workgroupBarrier();\n");
+            }
+            let _ = writeln!(text, "    if (group.x - {base}u < {runs}u) {{");
+            let _ = writeln!(text, "        {op}(params.stage_{i}, group.y, group.x - {base}u, thread);\n    }}");
+        }
+        text.push_str("}\n");
     }
 }
 
@@ -180,7 +263,7 @@ impl Pipelines {
     fn text(&self, shader: &Shader) -> String {
         let text = shader.text();
         match self.planted {
-            Some([op, from, to]) if op == shader.op => text.replace(from, to),
+            Some([op, from, to]) if shader.ops().contains(&op) => text.replace(from, to),
             _ => text,
         }
     }
@@ -190,9 +273,10 @@ impl Pipelines {
         if let Some(pipeline) = self.compiled.get(shader) {
             return Ok(pipeline.clone());
         }
+        let name = shader.ops().join(", ");
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(shader.op),
+            label: Some(&name),
             source: wgpu::ShaderSource::Wgsl(self.text(shader).into()),
         });
         let compilation_options = wgpu::PipelineCompilationOptions {
@@ -200,7 +284,7 @@ impl Pipelines {
             ..wgpu::PipelineCompilationOptions::default()
         };
         let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(shader.op),
+            label: Some(&name),
             layout: Some(&self.layout),
             module: &module,
             entry_point: None,
@@ -208,7 +292,7 @@ impl Pipelines {
             cache: None,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(gpu.failed(format!("shader {}: {error}", shader.op)));
+            return Err(gpu.failed(format!("shader {name}: {error}")));
         }
         self.compiled.insert(shader.clone(), pipeline.clone());
         Ok(pipeline)

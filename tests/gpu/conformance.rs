@@ -46,9 +46,15 @@ const PLANTED: [[&str; 5]; 10] = [
     ["embed", "level += 128 +", "level += 127 +", "ops/softcap/F12", "embed to"],
     ["rms_norm", "+ 1) >> 1u", "+ 0) >> 1u", "ops/rms_norm/F12", "rms_norm to"],
     ["rope", "wide_mul(b, c)), 30u)", "wide_mul(b, c)), 29u)", "ops/rope/F12", "rope to"],
-    ["gated_activation", "limit = 16 <<", "limit = 15 <<", "ops/gated_activation/F12", "gated_activation to"],
-    ["attention_scores", "key;", "(key + 1);", "attention/width 64", "attention to"],
-    ["attention_sums", "w & 2047u", "w & 2046u", "attention/width 64", "attention to"],
+    [
+        "gated_activation",
+        "requant(a, u, FRACTION_BITS)",
+        "requant(a, u, FRACTION_BITS - 1)",
+        "ops/gated_activation/F12",
+        "gated_activation to",
+    ],
+    ["attention_few", "* key;", "* (key + 1);", "attention/width 64", "attention to"],
+    ["attention_few", "w & 2047u", "w & 2046u", "attention/width 64", "attention to"],
 ];
 
 #[test]

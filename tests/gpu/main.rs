@@ -7,6 +7,7 @@ mod conformance;
 mod faults;
 mod models;
 mod self_test;
+mod traffic;
 
 use intact_gpu::Adapter;
 

@@ -1,14 +1,13 @@
 // 3.4 without a gate: ReLU squared, in place.
-struct Params {
+struct Activation {
     slot: u32,
     width: u32,
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if (id.x < params.width) {
-        let i = params.slot + id.y * params.width + id.x;
-        let r = max(slot_read(i), 0);
-        slot_write(i, requant(r, r, FRACTION_BITS));
+fn activation(p: Activation, token: u32, run: u32, thread: u32) {
+    for (var i = thread; i < p.width; i += THREADS) {
+        let at = p.slot + token * p.width + i;
+        let r = max(slot_read(at), 0);
+        slot_write(at, requant(r, r, FRACTION_BITS));
     }
 }

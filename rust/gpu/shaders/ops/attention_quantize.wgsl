@@ -1,4 +1,4 @@
-// 3.3: codes of queries, keys and values. A workgroup has a query head, or the key and the value of a KV head.
+// 3.3: codes of queries, keys and values, a head at a time.
 fn dynquant_scale(start: u32, xmax: u32, thread: u32) -> vec2<u32> {
     var most = 0u;
     for (var i = thread; i < HEAD_WIDTH; i += THREADS) {
@@ -14,30 +14,30 @@ fn code(start: u32, i: u32, scale: vec2<u32>) -> i32 {
     return requant(slot_read(start + i), dynquant_factor(scale.x), 24 + i32(scale.y));
 }
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    if (group.x < HEADS) {
-        let start = params.query + (group.y * HEADS + group.x) * HEAD_WIDTH;
-        let out = query_at(group.y, group.x);
-        let scale = dynquant_scale(start, QUERY_MAX, thread);
-        for (var i = thread; i < HEAD_WIDTH; i += THREADS) {
-            slot_write(out + i, code(start, i, scale));
-        }
-        if (thread < 2u) {
-            arena[out + HEAD_WIDTH + thread] = scale[thread];
-        }
-        return;
+fn attention_query(p: Attention, index: u32, head: u32, thread: u32) {
+    attention = p;
+    let start = p.query + (index * HEADS + head) * HEAD_WIDTH;
+    let out = query_at(index, head);
+    let scale = dynquant_scale(start, QUERY_MAX, thread);
+    for (var i = thread; i < HEAD_WIDTH; i += THREADS) {
+        slot_write(out + i, code(start, i, scale));
     }
-    let head = group.x - HEADS;
-    let vector = (group.y * KV_HEADS + head) * HEAD_WIDTH;
-    let token = token_of(group.y);
+    if (thread < 2u) {
+        arena[out + HEAD_WIDTH + thread] = scale[thread];
+    }
+}
+
+fn attention_entry(p: Attention, index: u32, head: u32, thread: u32) {
+    attention = p;
+    let vector = (index * KV_HEADS + head) * HEAD_WIDTH;
+    let token = token_of(index);
     let entry = entry_of(token, token.position, head);
-    let keys = dynquant_scale(params.key + vector, KEY_MAX, thread);
-    let values = dynquant_scale(params.value + vector, VALUE_MAX, thread);
+    let keys = dynquant_scale(p.key + vector, KEY_MAX, thread);
+    let values = dynquant_scale(p.value + vector, VALUE_MAX, thread);
     for (var k = thread; k < KEY_WORDS; k += THREADS) {
         var word = 0u;
         for (var c = 0u; c < CODES; c++) {
-            let q = bitcast<u32>(code(params.key + vector, CODES * k + c, keys));
+            let q = bitcast<u32>(code(p.key + vector, CODES * k + c, keys));
             word |= (q & ((1u << (32u / CODES)) - 1u)) << (32u / CODES * c);
         }
         cache[entry.keys + k] = word;
@@ -45,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var k = thread; k < VALUE_WORDS; k += THREADS) {
         var word = 0u;
         for (var c = 0u; c < 4u; c++) {
-            word |= (bitcast<u32>(code(params.value + vector, 4u * k + c, values)) & 255u) << (8u * c);
+            word |= (bitcast<u32>(code(p.value + vector, 4u * k + c, values)) & 255u) << (8u * c);
         }
         cache[entry.values + k] = word;
     }

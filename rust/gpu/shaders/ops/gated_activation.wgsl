@@ -1,5 +1,5 @@
 // 3.4 with a gate.
-struct Params {
+struct GatedActivation {
     gate: u32,
     up: u32,
     out: u32,
@@ -17,21 +17,18 @@ fn gelu(x: i32) -> i32 {
     return requant(x, sigmoid(requant(y, p, FRACTION_BITS), FRACTION_BITS), 15);
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if (id.x >= params.width) {
-        return;
+fn gated_activation(p: GatedActivation, token: u32, run: u32, thread: u32) {
+    for (var i = token * p.width + thread; i < (token + 1u) * p.width; i += THREADS) {
+        let g = slot_read(p.gate + i);
+        let u = slot_read(p.up + i);
+        var a = 0;
+        if (KIND == 0u) {
+            a = requant(g, sigmoid(g, FRACTION_BITS), 15);
+        } else if (KIND == 1u) {
+            a = gelu(g);
+        } else {
+            a = requant(max(g, 0), max(g, 0), FRACTION_BITS);
+        }
+        slot_write(p.out + i, requant(a, u, FRACTION_BITS));
     }
-    let i = id.y * params.width + id.x;
-    let g = slot_read(params.gate + i);
-    let u = slot_read(params.up + i);
-    var a = 0;
-    if (KIND == 0u) {
-        a = requant(g, sigmoid(g, FRACTION_BITS), 15);
-    } else if (KIND == 1u) {
-        a = gelu(g);
-    } else {
-        a = requant(max(g, 0), max(g, 0), FRACTION_BITS);
-    }
-    slot_write(params.out + i, requant(a, u, FRACTION_BITS));
 }

@@ -1,14 +1,13 @@
 // What the head takes over from the body: the rows of the tokens whose logits are asked for.
-struct Params {
+struct Gather {
     input: u32,
     out: u32,
     width: u32,
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if (id.x < params.width) {
-        let token = step[step[2] + id.y];
-        arena[params.out + id.y * params.width + id.x] = arena[params.input + token * params.width + id.x];
+fn gather(p: Gather, row: u32, run: u32, thread: u32) {
+    let token = step[step[2] + row];
+    for (var i = thread; i < p.width; i += THREADS) {
+        arena[p.out + row * p.width + i] = arena[p.input + token * p.width + i];
     }
 }

@@ -1,29 +1,31 @@
-// 3.2, in place. A workgroup has a head.
-struct Params {
+// 3.2, in place, a head at a time.
+struct Hadamard {
     slot: u32,
     width: u32,
+    head_width: u32,
 }
 
-var<workgroup> values: array<vec2<u32>, HEAD_WIDTH>;
+const LONGEST = 1024u;
+var<workgroup> butterfly: array<vec2<u32>, LONGEST>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let v = params.slot + group.y * params.width + group.x * HEAD_WIDTH;
-    for (var i = thread; i < HEAD_WIDTH; i += 64u) {
-        values[i] = wide(slot_read(v + i));
+fn hadamard(p: Hadamard, token: u32, head: u32, thread: u32) {
+    let n = p.head_width;
+    let v = p.slot + token * p.width + head * n;
+    for (var i = thread; i < n; i += THREADS) {
+        butterfly[i] = wide(slot_read(v + i));
     }
     workgroupBarrier();
-    for (var step = 1u; step < HEAD_WIDTH; step = 2u * step) {
-        for (var i = thread; i < HEAD_WIDTH / 2u; i += 64u) {
+    for (var step = 1u; step < n; step = 2u * step) {
+        for (var i = thread; i < n / 2u; i += THREADS) {
             let low = (i / step) * 2u * step + i % step;
-            let a = values[low];
-            let b = values[low + step];
-            values[low] = wide_add(a, b);
-            values[low + step] = wide_sub(a, b);
+            let a = butterfly[low];
+            let b = butterfly[low + step];
+            butterfly[low] = wide_add(a, b);
+            butterfly[low + step] = wide_sub(a, b);
         }
         workgroupBarrier();
     }
-    for (var i = thread; i < HEAD_WIDTH; i += 64u) {
-        slot_write(v + i, wide_sat(wide_rshr(values[i], (bits(HEAD_WIDTH) - 1u) / 2u)));
+    for (var i = thread; i < n; i += THREADS) {
+        slot_write(v + i, wide_sat(wide_rshr(butterfly[i], (bits(n) - 1u) / 2u)));
     }
 }

@@ -1,14 +1,13 @@
 // into = sat(into + from).
-struct Params {
+struct ResidualAdd {
     to: u32,
     width: u32,
     added: u32,
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if (id.x < params.width) {
-        let i = id.y * params.width + id.x;
-        slot_write(params.to + i, add_sat(slot_read(params.to + i), slot_read(params.added + i)));
+fn residual_add(p: ResidualAdd, token: u32, run: u32, thread: u32) {
+    for (var i = thread; i < p.width; i += THREADS) {
+        let at = token * p.width + i;
+        slot_write(p.to + at, add_sat(slot_read(p.to + at), slot_read(p.added + at)));
     }
 }

@@ -1,5 +1,5 @@
 // 3.4, in place.
-struct Params {
+struct Softcap {
     slot: u32,
     width: u32,
     inverse: i32,
@@ -8,11 +8,10 @@ struct Params {
     cap_shift: i32,
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if (id.x < params.width) {
-        let i = params.slot + id.y * params.width + id.x;
-        let constants = Softcap(params.inverse, params.inverse_shift, params.cap, params.cap_shift);
-        slot_write(i, softcap(slot_read(i), constants, FRACTION_BITS));
+fn softcap(p: Softcap, token: u32, run: u32, thread: u32) {
+    let constants = SoftcapConstants(p.inverse, p.inverse_shift, p.cap, p.cap_shift);
+    for (var i = thread; i < p.width; i += THREADS) {
+        let at = p.slot + token * p.width + i;
+        slot_write(at, softcapped(slot_read(at), constants, FRACTION_BITS));
     }
 }

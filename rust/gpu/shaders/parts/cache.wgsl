@@ -1,3 +1,20 @@
+struct Attention {
+    query: u32,
+    key: u32,
+    value: u32,
+    out: u32,
+    queries: u32,
+    window: u32,
+    scale: i32,
+    scale_shift: i32,
+    inverse: i32,
+    inverse_shift: i32,
+    cap: i32,
+    cap_shift: i32,
+}
+
+var<private> attention: Attention;
+
 // The KV cache of one attention, page after page: the keys of all KV heads and positions, then their values, then a
 // word of scales for each: dk, tk, dv, tv. Codes lie in order, four to a word, or two where keys are wide.
 @group(2) @binding(0) var<storage, read_write> cache: array<u32>;
@@ -24,7 +41,7 @@ fn entry_of(token: Token, position: u32, head: u32) -> Entry {
 // The positions that a token sees: how many, the last one its own.
 fn seen_by(token: Token) -> u32 {
     let all = token.position + 1u;
-    return select(min(all, params.window), all, params.window == 0u);
+    return select(min(all, attention.window), all, attention.window == 0u);
 }
 
 // What a query head leaves in `scratch`: l of each position that it sees; the largest l and tv of each 64 of them; the
@@ -49,7 +66,7 @@ fn scores_of(token: Token, head: u32) -> Scores {
 
 // Codes of a query head in `arena`, a word each, then d and t.
 fn query_at(token: u32, head: u32) -> u32 {
-    return params.queries + (token * HEADS + head) * (HEAD_WIDTH + 2u);
+    return attention.queries + (token * HEADS + head) * (HEAD_WIDTH + 2u);
 }
 
 fn byte_at(word: u32, i: u32) -> i32 {

@@ -112,14 +112,14 @@ fn sigmoid(x: i32, fraction_bits: i32) -> i32 {
     return i32(numerator / (65536u + e));
 }
 
-struct Softcap {
+struct SoftcapConstants {
     inverse: i32,
     inverse_shift: i32,
     cap: i32,
     cap_shift: i32,
 }
 
-fn softcap(x: i32, c: Softcap, fraction_bits: i32) -> i32 {
+fn softcapped(x: i32, c: SoftcapConstants, fraction_bits: i32) -> i32 {
     let tanh = 2 * sigmoid(requant(x, c.inverse, c.inverse_shift), fraction_bits) - 32768;
     return requant(tanh, c.cap, c.cap_shift + 15 - fraction_bits);
 }
