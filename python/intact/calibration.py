@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,11 +27,12 @@ LEAD = 16  # tokens before a window that the model writes, so that windows begin
 
 def calibrate(
     model: str | os.PathLike[str],
-    text: str | None,
+    text: str | Sequence[str] | None,
     destination: str | os.PathLike[str],
     *,
     weights: str = "auto",
     full: bool = False,
+    generate: bool = False,
     windows: int = 32,
     window: int = 512,
     seed: int = 0,
@@ -45,13 +46,15 @@ def calibrate(
 
     Args:
         model: A model directory; or a GGUF file or Hugging Face directory, which is converted in memory.
-        text: The text. None lets the model write every window itself, at temperature 1.
+        text: The text, or several, which give equally many windows each. None lets the model write every window
+            itself, at temperature 1.
         destination: The file to write, also at times on the way.
         weights: "gradient" weighs tokens by gradients of the float reference and measures how sensitive the model is to
             each matrix, for a source only; "auto" weighs them by what attention makes of them, "none" counts all the
             same.
         full: All second moments, for error feedback, rather than those of each column with itself.
-        windows: Windows at most, evenly spread over the text.
+        generate: Besides the texts, let the model write as many windows as each of them gives.
+        windows: Windows at most, evenly spread over each text.
         window: Tokens per window.
         seed: Decides what the model writes, and which tokens it draws for gradients; 0…2^63 - 1.
         threads: CPU threads, 1…1024; by default all that this process may use.
@@ -66,8 +69,14 @@ def calibrate(
         RequestError: A setting is out of its range, the text is too short, or the file to resume is of something else.
         TokenizerError: The model has no tokenizer.
     """
-    if text is not None and not text.strip():
+    texts = [] if text is None else [text] if isinstance(text, str) else list(text)
+    if not all(part.strip() for part in texts) or (text is not None and not texts):
         raise RequestError("text: is empty; give prose of the kind that the model is to write")
+    # How many windows each text gives, and last the model itself.
+    parts = len(texts) + (generate or not texts)
+    if windows < parts:
+        raise RequestError(f"windows: {windows} are too few for {parts} texts; give at least one for each")
+    shares = [windows // parts + (part < windows % parts) for part in range(parts)]
     path, target = Path(hub.local(model)), Path(destination)
     if target.exists() and not resume:
         raise RequestError(f"{target}: already exists; choose another file or resume it")
@@ -82,11 +91,12 @@ def calibrate(
         raise TokenizerError(f"{path}: there is no tokenizer.json, which a text needs")
     if window > loaded.context:
         raise RequestError(f"window: {window} tokens are more than the model's context, {loaded.context}")
-    if text is None:
-        chosen = _written(path, windows, window, seed, threads, progress)
-    else:
-        bos = tokenizer.bos_id if tokenizer.encode("")[:1] == [tokenizer.bos_id] else None
-        chosen = evaluate.windows(tokenizer.encode(text, add_special_tokens=False), window, windows, bos)
+    bos = tokenizer.bos_id if tokenizer.encode("")[:1] == [tokenizer.bos_id] else None
+    chosen: list[list[int]] = []
+    for part, share in zip(texts, shares, strict=False):
+        chosen += evaluate.windows(tokenizer.encode(part, add_special_tokens=False), window, share, bos)
+    if generate or not texts:
+        chosen += _written(path, shares[-1], window, seed, threads, progress)
 
     engine = Engine(loaded, threads=threads or usable_cpus(), max_sequences=1, kv_tokens=loaded.context)
     # The windows, not the text: whatever else decides them is in their tokens.

@@ -18,13 +18,15 @@ def register(app: typer.Typer) -> None:
 def imatrix(
     model: Annotated[str, typer.Argument(help="A model directory; or a source that is converted in memory.")],
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write.")],
-    text: Annotated[str | None, typer.Option("--file", "-f", help="Prose in UTF-8; - is stdin.")] = None,
-    generate: Annotated[bool, typer.Option("--generate", help="Let the model write the text itself.")] = False,
+    texts: Annotated[
+        list[str] | None, typer.Option("--file", "-f", help="Prose in UTF-8; - is stdin; repeatable.")
+    ] = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Let the model write a text itself.")] = False,
     full: Annotated[bool, typer.Option("--full", help="All second moments, for error feedback.")] = False,
     weights: Annotated[
         str, typer.Option("--weights", help="gradient, auto or none: how much each token counts.")
     ] = "auto",
-    windows: Annotated[int, typer.Option("--windows", min=1, help="Windows of text at most.")] = 32,
+    windows: Annotated[int, typer.Option("--windows", min=1, help="Windows at most, of all texts.")] = 32,
     window: Annotated[int, typer.Option("--window", min=2, help="Tokens per window.")] = 512,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides what is drawn by chance.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output where it exists.")] = False,
@@ -35,14 +37,15 @@ def imatrix(
     from intact.calibration import calibrate
     from intact.errors import RequestError
 
-    if generate == (text is not None):
+    if not texts and not generate:
         raise RequestError("--file: give a text, or --generate in its place")
     result = calibrate(
         model,
-        None if text is None else read_text(text),
+        [read_text(text) for text in texts] if texts else None,
         output,
         weights=weights,
         full=full,
+        generate=generate,
         windows=windows,
         window=window,
         seed=seed,
