@@ -396,7 +396,7 @@ class Calibration:
         self,
         engine: Engine,
         tokens: Sequence[int],
-        gradients: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int32], float, NDArray[np.int32]]] = ...,
+        gradients: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int32], float]] = ...,
     ) -> None:
         """Runs one window and adds it. Raises ModelError, RequestError.
 

@@ -22,8 +22,6 @@ LARGEST = 300.0
 LEAST = 0.1
 """What every token counts besides, in units of the mean."""
 EMBEDDING = "model.embed_tokens"
-OUTPUT_BITS = 20
-_NOTHING: NDArray[np.int32] = np.empty(0, np.int32)
 _ROWS = 64  # tokens whose probabilities are in memory at once
 
 
@@ -36,8 +34,6 @@ class Gradient(NamedTuple):
     """Vectors that the matrix meets as an embedding, in QF; empty for another one."""
     sensitivity: float
     """What a unit of relative error energy costs, in nats per token."""
-    outputs: NDArray[np.int32]
-    """Gradients at the outputs, each token's scaled to its weight, in units of 2^-20; empty where none are kept."""
 
 
 class _Linear(NamedTuple):
@@ -88,16 +84,16 @@ class GradientModel(FloatModel):
         # Errors of logits cost ½ Σ p (1 − p) δ² less what is common to all of them.
         weights, mean = _weights(energy)
         sensitivity = mean * float(np.mean(weights * square)) / (2 * config.vocabulary)
-        rows = _NOTHING
+        rows: NDArray[np.int32] = np.empty(0, np.int32)
         squares = np.einsum("tk,kl,tl->t", gradient, self._gram(EMBEDDING), gradient, optimize=True)
         lookup = float(np.mean(squares)) / (2 * config.vocabulary)
         if head is None:
             scaled = np.rint(gradient.astype(np.float64) * 2.0**fraction_bits / np.sqrt(mean))
             rows = np.clip(scaled, -(2**31) + 1, 2**31 - 1).astype(np.int32).reshape(-1)
-            out[EMBEDDING] = Gradient(weights, rows, sensitivity + lookup, _NOTHING)
+            out[EMBEDDING] = Gradient(weights, rows, sensitivity + lookup)
         else:
-            out["lm_head"] = Gradient(weights, rows, sensitivity, _NOTHING)
-            out[EMBEDDING] = Gradient(np.ones(ids.size), rows, lookup, _NOTHING)
+            out["lm_head"] = Gradient(weights, rows, sensitivity)
+            out[EMBEDDING] = Gradient(np.ones(ids.size), rows, lookup)
         return out
 
     @functools.cache  # noqa: B019 - one matrix of one model
@@ -246,11 +242,7 @@ def _weights(energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
 
 
 def _gradient(linear: _Linear) -> Gradient:
-    energy = np.sum(np.square(linear.gradient, dtype=np.float64), axis=-1)
-    weights, mean = _weights(energy)
-    # A token's share of the moments of outputs is that of its inputs, however large its gradient is.
-    scale = np.sqrt(np.divide(weights, energy, out=np.zeros_like(energy), where=energy > 0)) * 2.0**OUTPUT_BITS
-    outputs = np.rint(linear.gradient * scale[:, None]).astype(np.int32).reshape(-1)
+    weights, mean = _weights(np.sum(np.square(linear.gradient, dtype=np.float64), axis=-1))
     square = np.sum(np.square(linear.outputs, dtype=np.float64), axis=-1)
     rows = linear.outputs.shape[-1]
-    return Gradient(weights, _NOTHING, mean * float(np.mean(weights * square)) / (2 * rows), outputs)
+    return Gradient(weights, np.empty(0, np.int32), mean * float(np.mean(weights * square)) / (2 * rows))

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Calibration(Mutex<calibrate::Calibration>);
 
 /// A [`Gradient`] as Python gives it.
-type Given<'py> = (PyReadonlyArray1<'py, f64>, PyReadonlyArray1<'py, i32>, f64, PyReadonlyArray1<'py, i32>);
+type Given<'py> = (PyReadonlyArray1<'py, f64>, PyReadonlyArray1<'py, i32>, f64);
 
 fn raised(error: Error) -> PyErr {
     match error {
@@ -59,14 +59,14 @@ impl Calibration {
         self.with(py, |own| own.resume(calibrate::Calibration::read(&path)?)).map_err(raised)
     }
 
-    /// Runs one window and adds it; gradients by matrix are weights of tokens, rows of an embedding, sensitivity, outputs.
+    /// Runs one window and adds it; gradients by matrix are weights of tokens, rows of an embedding, and sensitivity.
     #[pyo3(signature = (engine, tokens, gradients = BTreeMap::new()))]
     fn add(
         &self, py: Python<'_>, engine: &Engine, tokens: Vec<u32>, gradients: BTreeMap<String, Given<'_>>,
     ) -> PyResult<()> {
-        let own = |(name, (weights, rows, sensitivity, outputs)): (String, Given<'_>)| {
+        let own = |(name, (weights, rows, sensitivity)): (String, Given<'_>)| {
             let (weights, rows) = (weights.as_array().to_vec(), rows.as_array().to_vec());
-            (name, Gradient { weights, rows, sensitivity, outputs: outputs.as_array().to_vec() })
+            (name, Gradient { weights, rows, sensitivity })
         };
         let gradients = gradients.into_iter().map(own).collect();
         self.with(py, |own| engine.lend(|inner, pool| own.add(inner, pool, &tokens, &gradients))).map_err(raised)

@@ -287,20 +287,11 @@ pub(crate) fn guidance(source: &Source, plan: &MatrixPlan, options: &Options) ->
         return Ok(Guidance::None);
     };
     let guidance = match set.moments() {
-        Some(moments) => {
-            let inputs = Moments::new(set.columns, moments.to_vec());
-            let both = match set.outputs() {
-                None => inputs,
-                Some(outputs) => inputs
-                    .zip(Moments::new(plan.rows, outputs.to_vec()))
-                    .map(|(inputs, outputs)| inputs.with_outputs(outputs)),
-            };
-            both.map(Guidance::Moments)
-        }
+        Some(moments) => Moments::new(set.columns, moments.to_vec()).map(Guidance::Moments),
         None => Some(Guidance::Importance(set.importance())),
     };
     guidance.filter(|guidance| guidance.fits(plan.columns)).ok_or_else(|| {
-        let problem = format!("the calibration is not of its {} inputs and {} outputs", plan.columns, plan.rows);
+        let problem = format!("the calibration has {} inputs for it, not {}", set.columns, plan.columns);
         error(source, &plan.name, problem, "pass a calibration of this checkpoint")
     })
 }

@@ -73,6 +73,26 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     assert digest(tmp_path / "part") == digest(tmp_path / "whole")
 
 
+def test_several_texts_give_equally_many_windows(model: Path, tmp_path: Path) -> None:
+    def run(name: str, text: str | list[str] | None, windows: int, generate: bool = False) -> Calibration:
+        settings = {"weights": "none", "generate": generate, "windows": windows, "window": 24, "progress": False}
+        calibrate(model, text, tmp_path / name, **settings)  # type: ignore[arg-type]
+        return Calibration.read(tmp_path / name)
+
+    other = "Assistant and user jump over the quick dog. " * 20
+    both = run("both", [TEXT, other], 5)
+    alone = run("first", TEXT, 3), run("second", [other], 2)
+    for name in both.matrices():
+        first, second = (read.importance(name) for read in alone)
+        assert first is not None and second is not None
+        np.testing.assert_allclose(both.importance(name), first + second)
+    assert run("written", TEXT, 3, generate=True).windows == 3
+    with pytest.raises(RequestError, match="too few for 3 texts"):
+        run("few", [TEXT, other], 2, generate=True)
+    with pytest.raises(RequestError, match="empty"):
+        run("none", [], 2)
+
+
 def test_the_triangle_has_the_diagonal(model: Path, tmp_path: Path) -> None:
     for full in (False, True):
         calibrate(model, TEXT, tmp_path / str(full), full=full, windows=2, window=32, progress=False)

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "intact-calibration";
 const VERSION: &str = "1";
-/// Follows the name of a set in that of its outputs' moments.
-const OUTPUTS: &str = ".outputs";
 /// Longest header that is read.
 const LONGEST_HEADER: u64 = 8 << 20;
 
@@ -38,7 +36,7 @@ impl Calibration {
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
         file.write_all(&header).map_err(failed)?;
         for set in &self.sets {
-            for sum in set.sums.iter().chain(&set.outputs) {
+            for sum in &set.sums {
                 file.write_all(&sum.to_le_bytes()).map_err(failed)?;
             }
         }
@@ -76,12 +74,6 @@ impl Calibration {
             end += set.sums.len() * 8;
             let entry = json!({"dtype": "F64", "shape": [set.sums.len()], "data_offsets": [start, end]});
             entries.insert(set.matrices[0].clone(), entry);
-            if let Some(outputs) = set.outputs() {
-                let start = end;
-                end += outputs.len() * 8;
-                let entry = json!({"dtype": "F64", "shape": [outputs.len()], "data_offsets": [start, end]});
-                entries.insert(format!("{}{OUTPUTS}", set.matrices[0]), entry);
-            }
         }
         let mut header = Value::Object(entries).to_string().into_bytes();
         header.resize((header.len() + 8).next_multiple_of(64) - 8, b' ');
@@ -153,18 +145,14 @@ impl Calibration {
         let settings = Settings { model: digest("model")?, text: digest("text")?, window, weighting, full };
 
         let data = &bytes[8 + header..];
-        let mut sets: Vec<Set> = Vec::new();
+        let mut sets = Vec::new();
         for name in tensors.offset_keys() {
             let Some(info) = tensors.info(&name) else { continue };
             let (start, end) = info.data_offsets;
             let set = (info.dtype == Dtype::F64 && info.shape.len() == 1)
                 .then(|| parse_set(&name, &data[start..end], full))
                 .flatten();
-            let set = set.ok_or_else(|| malformed(&tensor_field(&name), "its sums are no moments".to_owned()))?;
-            match (sets.last_mut(), name.strip_suffix(OUTPUTS)) {
-                (Some(inputs), Some(matrix)) if full && inputs.matrices[0] == matrix => inputs.outputs = set.sums,
-                _ => sets.push(set),
-            }
+            sets.push(set.ok_or_else(|| malformed(&tensor_field(&name), "its sums are no moments".to_owned()))?);
         }
         for (name, first) in shared {
             if sets.iter().any(|set| set.matrices.contains(&name)) {
@@ -188,7 +176,7 @@ fn parse_set(name: &str, bytes: &[u8], full: bool) -> Option<Set> {
     }
     let (words, _) = bytes.as_chunks();
     let sums: Vec<f64> = words.iter().map(|&word| f64::from_le_bytes(word)).collect();
-    let set = Set { matrices: vec![name.to_owned()], columns, full, sums, outputs: Vec::new() };
+    let set = Set { matrices: vec![name.to_owned()], columns, full, sums };
     let sound = set.sums.iter().all(|sum| sum.is_finite()) && set.importance().iter().all(|&sum| sum >= 0.0);
     sound.then_some(set)
 }
@@ -203,7 +191,6 @@ mod tests {
             columns: if full { 2 } else { 3 },
             full,
             sums: sums.to_vec(),
-            outputs: if full && names == ["q"] { vec![3.0, -1.0, 2.0] } else { Vec::new() },
         };
         let (model, text) = ("a".repeat(64), "b".repeat(64));
         let settings = Settings { model, text, window: 512, weighting: Weighting::Auto, full };

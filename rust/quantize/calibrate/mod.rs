@@ -111,8 +111,6 @@ pub struct Gradient {
     pub rows: Vec<i32>,
     /// What a unit of relative error energy costs, in nats.
     pub sensitivity: f64,
-    /// Weighted gradients at the outputs, a vector for each token, in any unit; empty where they are not to be kept.
-    pub outputs: Vec<i32>,
 }
 
 /// Moments of the inputs that one or more matrices read.
@@ -124,8 +122,6 @@ pub struct Set {
     pub columns: usize,
     full: bool,
     sums: Vec<f64>,
-    /// The packed triangle of the moments of gradients at the outputs; empty where there is none.
-    outputs: Vec<f64>,
 }
 
 impl Set {
@@ -142,17 +138,6 @@ impl Set {
     #[must_use]
     pub fn moments(&self) -> Option<&[f64]> {
         self.full.then_some(&*self.sums)
-    }
-
-    /// The lower triangle of the second moments of gradients at the outputs, where the calibration has them.
-    #[must_use]
-    pub fn outputs(&self) -> Option<&[f64]> {
-        (!self.outputs.is_empty()).then_some(&*self.outputs)
-    }
-
-    fn add_outputs(&mut self, gradients: &[i32], tokens: usize, pool: &Pool) {
-        let gains = vec![1 << moments::GAIN_BITS; tokens];
-        moments::add_moments(gradients, &gains, gradients.len() / tokens, &mut self.outputs, pool);
     }
 
     fn add(&mut self, x: &[i32], gains: &[u32], pool: &Pool) {
@@ -194,7 +179,7 @@ impl Calibration {
             sums.try_reserve_exact(length(columns)).map_err(|_| Error::OutOfMemory { bytes: total })?;
             sums.resize(length(columns), 0.0);
             let matrices = plan.matrices.iter().map(|&id| model.matrices[id].name.clone()).collect();
-            sets.push(Set { matrices, columns, full: settings.full, sums, outputs: Vec::new() });
+            sets.push(Set { matrices, columns, full: settings.full, sums });
         }
         Ok(Self { settings, windows: 0, sets, sensitivities: BTreeMap::new() })
     }
@@ -232,7 +217,6 @@ impl Calibration {
         &mut self, engine: &mut Engine, pool: &Pool, tokens: &[u32], gradients: &BTreeMap<String, Gradient>,
     ) -> Result<(), Error> {
         self.check(tokens.len(), gradients)?;
-        self.make_room(tokens.len(), gradients)?;
         let certified = engine.certified();
         let model: &Model = certified.model();
         let plans = observe::plan(model, self.settings.weighting);
@@ -254,7 +238,6 @@ impl Calibration {
             gradients.get(&set.matrices[0]).is_some_and(|given| {
                 given.weights.len() == tokens
                     && given.rows.len().is_multiple_of(set.columns)
-                    && given.outputs.len().is_multiple_of(tokens)
                     && finite(&given.weights)
                     && finite(&[given.sensitivity])
             })
@@ -263,23 +246,6 @@ impl Calibration {
             Some(set) => Err(Error::Gradients { matrix: set.matrices[0].clone() }),
             None => Ok(()),
         }
-    }
-
-    /// Moments of outputs for those gradients that have them.
-    fn make_room(&mut self, tokens: usize, gradients: &BTreeMap<String, Gradient>) -> Result<(), Error> {
-        for set in self.sets.iter_mut().filter(|set| set.full) {
-            let rows = gradients.get(&set.matrices[0]).map_or(0, |gradient| gradient.outputs.len() / tokens);
-            let length = moments::packed(rows);
-            if set.outputs.is_empty() {
-                let failed = |_| Error::OutOfMemory { bytes: length * 8 };
-                set.outputs.try_reserve_exact(length).map_err(failed)?;
-                set.outputs.resize(length, 0.0);
-            }
-            if set.outputs.len() != length {
-                return Err(Error::Gradients { matrix: set.matrices[0].clone() });
-            }
-        }
-        Ok(())
     }
 
     /// What a unit of relative error energy of a matrix costs, in nats per token; `None` without gradients.

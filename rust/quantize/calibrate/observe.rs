@@ -122,9 +122,6 @@ impl<'a> Observer<'a> {
                 // Whoever gives gradients gives those of every set.
                 let Some(gradient) = self.gradients.get(&self.model.matrices[matrix].name) else { return };
                 self.sets[set].add(&self.slots[input], &gains(&gradient.weights), self.pool);
-                if self.sets[set].outputs().is_some() {
-                    self.sets[set].add_outputs(&gradient.outputs, self.tokens, self.pool);
-                }
                 if !gradient.rows.is_empty() {
                     let vectors = gradient.rows.len() / self.sets[set].columns;
                     self.sets[set].add(&gradient.rows, &even(vectors), self.pool);

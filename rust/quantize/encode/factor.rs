@@ -5,6 +5,9 @@
 use intact_core::cpu::Pool;
 use std::sync::{Mutex, PoisonError};
 
+/// Part of the mean of the diagonal that is added to it: dead columns and combinations of columns that never occur
+/// then have a cost, and every pivot is positive.
+const DAMPING: f64 = 0.01;
 /// Columns eliminated at a time.
 const PANEL: usize = 32;
 /// Rows of one task.
@@ -17,8 +20,6 @@ pub(super) struct Factor {
     pivots: Vec<f64>,
     /// Row k holds R_ik for i < k, then an entry without meaning.
     rows: Vec<f64>,
-    /// The mean of H's diagonal.
-    mean: f64,
 }
 
 /// Where row `k` of a packed triangle begins.
@@ -39,16 +40,14 @@ fn eliminate(row: &mut [f64], i: usize, from: usize, panel: &[f64], pivots: &[f6
 }
 
 impl Factor {
-    /// The factors of the moments whose packed lower triangle is `rows`, after `damping` > 0 of the diagonal's mean is
-    /// added to it, so that every pivot is positive; `None` where all moments are 0.
-    pub(super) fn new(columns: usize, mut rows: Vec<f64>, damping: f64, pool: &Pool) -> Option<Self> {
+    /// The factors of the moments whose packed lower triangle is `rows`; `None` where all are 0.
+    pub(super) fn new(columns: usize, mut rows: Vec<f64>, pool: &Pool) -> Option<Self> {
         let trace = (0..columns).fold(0.0, |sum: f64, k| sum + rows[start(k) + k]);
-        let damping = trace / columns as f64 * damping;
+        let damping = trace / columns as f64 * DAMPING;
         if damping == 0.0 || !damping.is_finite() {
             return None;
         }
         (0..columns).for_each(|k| rows[start(k) + k] += damping);
-        let mean = (trace + damping * columns as f64) / columns as f64;
         let mut pivots = vec![0.0; columns];
         let mut end = columns;
         while end > 0 {
@@ -79,18 +78,12 @@ impl Factor {
             });
             end = from;
         }
-        Some(Self { pivots, rows, mean })
+        Some(Self { pivots, rows })
     }
 
     /// R_ik for i < k.
     pub(super) fn column(&self, k: usize) -> &[f64] {
         &self.rows[start(k)..][..k]
-    }
-
-    /// What feedback leaves of the cost of errors that know nothing of each other, 0 … 1.
-    pub(super) fn rest(&self) -> f64 {
-        let sum = self.pivots.iter().fold(0.0, |sum, pivot| sum + pivot);
-        sum / self.pivots.len() as f64 / self.mean
     }
 
     /// The cost of an error in each column of a range, those after the range being free to make it good.

@@ -3,19 +3,11 @@ use super::factor::Factor;
 use intact_core::cpu::Pool;
 use intact_core::formats::TILE;
 
-/// Part of the mean of the moments' diagonal that is added to it: dead columns and combinations of columns that never
-/// occur then have a cost.
-const INPUT_DAMPING: f64 = 0.01;
-/// The same for moments of gradients, of which fewer tokens decide.
-const OUTPUT_DAMPING: f64 = 0.05;
-
 /// Second moments of a layer's inputs: H = sum of x·xᵀ, symmetric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     columns: usize,
     lower: Vec<f64>,
-    /// Those of the loss's gradients at its outputs, where they are known.
-    outputs: Option<Box<Moments>>,
 }
 
 impl Moments {
@@ -24,15 +16,9 @@ impl Moments {
     #[must_use]
     pub fn new(columns: usize, lower: Vec<f64>) -> Option<Self> {
         let count = columns.checked_add(1)?.checked_mul(columns)? / 2;
-        let moments = Self { columns, lower, outputs: None };
+        let moments = Self { columns, lower };
         let sound = moments.lower.len() == count && moments.lower.iter().all(|value| value.is_finite());
         (sound && (0..columns).all(|k| moments.diagonal(k) >= 0.0)).then_some(moments)
-    }
-
-    /// The same with the moments of gradients at the outputs: errors of a row are made good in later ones as well.
-    #[must_use]
-    pub fn with_outputs(self, outputs: Self) -> Self {
-        Self { outputs: Some(Box::new(outputs)), ..self }
     }
 
     /// e·H·eᵀ for 16 rows e at a time, given by columns: of the errors themselves, without damping.
@@ -117,28 +103,24 @@ pub(super) struct Guide {
     pub(super) weights: Vec<f64>,
     /// What feeds errors back.
     pub(super) factor: Option<Factor>,
-    /// What feeds errors of rows to later rows.
-    pub(super) outputs: Option<Factor>,
 }
 
 impl Guide {
     /// Makes guidance ready. Weights that are all 0 say nothing.
     pub(super) fn new(guidance: &Guidance, columns: usize, pool: &Pool) -> Self {
-        let (weights, factor, outputs) = match guidance {
-            Guidance::None => (vec![1.0; columns], None, None),
-            Guidance::Importance(weights) => (weights.clone(), None, None),
+        let (weights, factor) = match guidance {
+            Guidance::None => (vec![1.0; columns], None),
+            Guidance::Importance(weights) => (weights.clone(), None),
             Guidance::Moments(moments) => {
                 let weights: Vec<f64> = (0..columns).map(|k| moments.diagonal(k)).collect();
-                let factor = Factor::new(columns, moments.lower.clone(), INPUT_DAMPING, pool);
-                let outputs = moments.outputs.as_ref();
-                let outputs = outputs.and_then(|o| Factor::new(o.columns, o.lower.clone(), OUTPUT_DAMPING, pool));
-                (weights, factor, outputs)
+                let factor = Factor::new(columns, moments.lower.clone(), pool);
+                (weights, factor)
             }
         };
         if weights.iter().any(|&weight| weight > 0.0) {
-            Self { weights, factor, outputs }
+            Self { weights, factor }
         } else {
-            Self { weights: vec![1.0; columns], factor: None, outputs }
+            Self { weights: vec![1.0; columns], factor: None }
         }
     }
 }

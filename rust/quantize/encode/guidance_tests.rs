@@ -1,9 +1,6 @@
 //! What guidance is worth, and that neither threads nor odd matrices change or break anything.
 use super::tests::{Random, decoded, matrix};
 use super::*;
-use crate::import::Source;
-use serde_json::{Map, json};
-use std::path::Path;
 
 /// Rows, their inputs' moments packed, and the importance of columns.
 fn problem(rows: usize, columns: usize) -> (Vec<Vec<f32>>, Moments, Vec<f64>) {
@@ -79,50 +76,6 @@ fn feedback_and_importance_lower_the_loss() {
         let [plain, weighted, fed] = guides.each_ref().map(|guide| loss(&format, guide, &values, &moments));
         println!("{name}: none {plain:.5}, importance {weighted:.5}, feedback {fed:.5}");
         assert!(fed < 0.8 * plain && fed < weighted, "{name} {plain} {weighted} {fed}");
-    }
-}
-
-#[test]
-fn feedback_among_rows_lowers_the_loss_and_does_not_depend_on_threads() {
-    let (rows, columns) = (150, 96);
-    let (values, inputs, _) = problem(rows, columns);
-    let (_, outputs, _) = problem(1, rows);
-    let data: Vec<u8> = values.iter().flatten().copied().flat_map(f32::to_le_bytes).collect();
-    let header = json!({"t.weight": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, data.len()]}});
-    let header = header.to_string().into_bytes();
-    let file = [&(header.len() as u64).to_le_bytes(), &*header, &data].concat();
-    let source = Source::from_bytes(Path::new("memory"), Map::new(), file).unwrap();
-    let decoded_by = |format, moments: &Moments, threads| {
-        let guidance = Guidance::Moments(moments.clone());
-        let planes = encode(&source.tensors["t.weight"], format, None, &guidance, &Pool::new(threads)).unwrap().planes;
-        let mut matrix = matrix(format, N4_DEFAULT_TABLE, &vec![Row::default(); 0], columns);
-        (matrix.rows, matrix.planes) = (rows, planes);
-        (0..rows).map(|row| decoded(&matrix, row)).collect::<Vec<_>>()
-    };
-    // tr(O·E·H·Eᵀ), column after column of O's factor of squares: here by its entries.
-    let loss = |decoded: &[Vec<f64>]| {
-        let error = |row: usize| -> Vec<f64> {
-            values[row].iter().zip(&decoded[row]).map(|(&x, decoded)| f64::from(x) - decoded).collect()
-        };
-        let errors: Vec<Vec<f64>> = (0..rows).map(error).collect();
-        let energy = |row: &[f64]| inputs.energy(row);
-        let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f64>>();
-        let mut lost = 0.0;
-        for (i, a) in errors.iter().enumerate() {
-            lost += outputs.lower_entry(i, i) * energy(a);
-            for (j, b) in errors[..i].iter().enumerate() {
-                lost += outputs.lower_entry(i, j) * (energy(&sum(a, b)) - energy(a) - energy(b));
-            }
-        }
-        lost
-    };
-    for name in ["N4b8", "P20b4", "U8r"] {
-        let format = Format::parse(name).unwrap();
-        let both = inputs.clone().with_outputs(outputs.clone());
-        let (alone, fed) = (decoded_by(format, &inputs, 2), decoded_by(format, &both, 1));
-        assert_eq!(fed, decoded_by(format, &both, 3));
-        println!("{name}: {} {}", loss(&alone), loss(&fed));
-        assert!(loss(&fed) < 0.8 * loss(&alone), "{name} {} {}", loss(&fed), loss(&alone));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Encoders: from a checkpoint's tensor to the planes of a matrix (docs/NUMERICS.md, section 8).
 //!
-//! Rows depend on earlier ones at most, and tiles of 16 rows go to threads, so bytes do not depend on their number. Floats are IEEE
+//! Rows are independent and tiles of 16 rows go to threads, so bytes do not depend on their number. Floats are IEEE
 //! doubles; additions, subtractions, multiplications, divisions, floor and comparisons come one at a time in the
 //! order written, which fixes their results on every machine.
 mod factor;
@@ -9,7 +9,6 @@ mod fit;
 mod grid;
 mod guidance;
 mod layout;
-mod outputs;
 mod quantize;
 mod row;
 mod scalar;
@@ -31,7 +30,6 @@ use guidance::Guide;
 use intact_core::cpu::Pool;
 use intact_core::formats::{Format, N4_DEFAULT_TABLE, PayloadKind, TILE};
 use intact_core::matrix::Planes;
-use outputs::{Outputs, WAVE};
 use std::sync::{Mutex, PoisonError};
 
 /// Why a row has no code.
@@ -71,56 +69,25 @@ pub fn encode(
         if kept.is_some() { Guide::new(&Guidance::None, columns, pool) } else { Guide::new(guidance, columns, pool) };
     let mut buffers = PlaneBuffers::new(format, rows, columns);
     let tiles: Vec<_> = buffers.tiles().into_iter().map(Mutex::new).collect();
-    let mut outputs = guide.outputs.as_ref().map(Outputs::new);
-    let together = if outputs.is_some() { WAVE } else { tiles.len().max(1) };
-    for wave in (0..tiles.len()).collect::<Vec<_>>().chunks(together) {
-        let count = (rows - wave[0] * TILE).min(wave.len() * TILE);
-        let left = outputs.as_ref().map(|outputs| outputs.left(count, columns, pool));
-        let done = pool.map(wave.len(), |index| {
-            let mut tile = tiles[wave[index]].lock().unwrap_or_else(PoisonError::into_inner);
-            let first = wave[index] * TILE;
-            let mut out = vec![Row::default(); TILE.min(rows - first)];
-            let mut errors = Vec::new();
-            let done = if kept.is_some() {
-                kept_rows(tensor, &format, first, &mut out)
-            } else {
-                read_rows(tensor, first, out.len()).and_then(|values| {
-                    let left = left.as_ref().map(|left| &left[index * TILE..][..values.len()]);
-                    errors = quantize_after(left, &format, &table, &guide, &values, &mut out)
-                        .map_err(|r| RowError::TooLarge(first + r))?;
-                    Ok(())
-                })
-            };
-            out.iter().enumerate().for_each(|(r, row)| tile.write(r, row));
-            Some(done.map(|()| errors))
-        });
-        for errors in done.into_iter().flatten() {
-            let errors = errors?;
-            errors.into_iter().for_each(|errors| outputs.iter_mut().for_each(|outputs| outputs.fix(errors.clone())));
-        }
-    }
+    let faults = pool.map(tiles.len(), |number| {
+        let mut tile = tiles[number].lock().unwrap_or_else(PoisonError::into_inner);
+        let first = number * TILE;
+        let mut out = vec![Row::default(); TILE.min(rows - first)];
+        let done = if kept.is_some() {
+            kept_rows(tensor, &format, first, &mut out)
+        } else {
+            read_rows(tensor, first, out.len()).and_then(|values| {
+                quantize(&format, &table, &guide, &values, &mut out).map_err(|r| RowError::TooLarge(first + r))
+            })
+        };
+        out.iter().enumerate().for_each(|(r, row)| tile.write(r, row));
+        done.err()
+    });
     drop(tiles);
-    Ok(Encoded { planes: buffers.finish(), table })
-}
-
-/// Quantizes rows to which earlier ones left something; returns the errors of each, none where nothing is left.
-///
-/// # Errors
-/// As for [`quantize`].
-fn quantize_after(
-    left: Option<&[Vec<f64>]>, format: &Format, table: &[i8; 16], guide: &Guide, values: &[Vec<f32>], rows: &mut [Row],
-) -> Result<Vec<Vec<f64>>, usize> {
-    let Some(left) = left else { return quantize(format, table, guide, values, rows).map(|()| Vec::new()) };
-    let aim = |(values, left): (&Vec<f32>, &Vec<f64>)| -> Vec<f32> {
-        values.iter().zip(left).map(|(&x, left)| (f64::from(x) + left) as f32).collect()
-    };
-    let aims: Vec<Vec<f32>> = values.iter().zip(left).map(aim).collect();
-    quantize(format, table, guide, &aims, rows)?;
-    let decoded = survey::decoded(*format, rows, values[0].len());
-    let errors = |(values, decoded): (&Vec<f32>, &Vec<f64>)| -> Vec<f64> {
-        values.iter().zip(decoded).map(|(&x, decoded)| f64::from(x) - decoded).collect()
-    };
-    Ok(values.iter().zip(&decoded).map(errors).collect())
+    match faults.into_iter().flatten().next() {
+        None => Ok(Encoded { planes: buffers.finish(), table }),
+        Some(fault) => Err(fault),
+    }
 }
 
 /// Transcribes rows from `first` on.

@@ -1,5 +1,4 @@
 //! What a format costs a matrix, estimated from some of its rows.
-use super::factor::Factor;
 use super::guidance::{Guidance, Guide};
 use super::layout::PlaneBuffers;
 use super::row::Row;
@@ -13,7 +12,7 @@ use intact_core::matrix::{Activation, Matrix};
 const SAMPLE: usize = 32;
 
 /// For each format the energy of errors over that of the values, in the rows of a sample that are quantized with
-/// `guidance`: ‖ΔW·x‖² / ‖W·x‖² over the inputs that the guidance is of, times what feedback among rows leaves of it. Formats are as in [`super::QUANTIZED`].
+/// `guidance`: ‖ΔW·x‖² / ‖W·x‖² over the inputs that the guidance is of. Formats are as in [`super::QUANTIZED`].
 ///
 /// # Errors
 /// The first row that cannot be read or represented.
@@ -47,11 +46,10 @@ pub fn losses(tensor: &Tensor, formats: &[Format], guidance: &Guidance, pool: &P
     });
     let whole = whole.into_iter().flatten().try_fold(0.0, |sum, part| Ok(sum + part?))?;
     let lost: Result<Vec<f64>, RowError> = lost.into_iter().flatten().collect();
-    let rest = guide.outputs.as_ref().map_or(1.0, Factor::rest);
     let ratio = |lost: &[f64]| {
         let lost = lost.iter().fold(0.0, |sum, lost| sum + lost);
         // Moments that are no sums of squares may make an energy negative.
-        if lost > 0.0 { lost / whole * rest } else { 0.0 }
+        if lost > 0.0 { lost / whole } else { 0.0 }
     };
     Ok(lost?.chunks(tiles.len()).map(ratio).collect())
 }
@@ -68,7 +66,7 @@ fn energy(guidance: &Guidance, values: &[Vec<f32>], decoded: Option<&[Vec<f64>]>
 }
 
 /// What a reader makes of up to 16 rows.
-pub(super) fn decoded(format: Format, rows: &[Row], columns: usize) -> Vec<Vec<f64>> {
+fn decoded(format: Format, rows: &[Row], columns: usize) -> Vec<Vec<f64>> {
     let mut buffers = PlaneBuffers::new(format, rows.len(), columns);
     for tile in &mut buffers.tiles() {
         rows.iter().enumerate().for_each(|(r, row)| tile.write(r, row));
