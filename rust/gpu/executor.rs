@@ -1,7 +1,8 @@
 //! Runs batches: one submission for each, unless it exceeds what the device's buffers hold.
 
 use crate::device::{Device, Fault};
-use crate::plan::{Dispatch, Grid, PARAM_WORDS, PageShape, Part, Plan, SUM_BLOCK, Step, When, score_words};
+use crate::pages::{PageShape, SUM_BLOCK, score_words};
+use crate::plan::{Dispatch, Grid, PARAM_WORDS, Part, Plan, Step, When};
 use intact_core::certify::Certified;
 use intact_core::cpu::{Batch, Token};
 use intact_core::executor::{self, Executor, Probe};

@@ -5,6 +5,7 @@
 
 mod device;
 mod executor;
+mod pages;
 mod plan;
 mod shaders;
 mod weights;

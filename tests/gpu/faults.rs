@@ -8,7 +8,7 @@ use intact_gpu::Adapter;
 #[test]
 fn a_lost_device_is_an_error() {
     for adapter in adapters() {
-        let mut gpu = models::gpu(&adapter, &models::load(&models::models()[0]));
+        let mut gpu = models::gpu(&adapter.open().expect("opens"), &models::load(&models::models()[0]));
         let tokens = [Token { id: 1, sequence: 0, position: 0, logits: true }];
         let batch = Batch { tokens: &tokens, tables: &[&[0]] };
         gpu.forward(&batch, &mut Vec::new(), None).expect("runs");
@@ -30,7 +30,7 @@ fn a_lost_device_is_an_error() {
 #[test]
 fn what_does_not_fit_is_an_error_and_changes_nothing() {
     for adapter in adapters() {
-        let mut gpu = models::gpu(&adapter, &models::load(&models::models()[0]));
+        let mut gpu = models::gpu(&adapter.open().expect("opens"), &models::load(&models::models()[0]));
         let pages = gpu.pages();
         let error = gpu.reserve(1 << 34).expect_err("more than any device has");
         let Fault::OutOfMemory { what, bytes } = error else { panic!("{error:?}") };

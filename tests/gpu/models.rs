@@ -7,7 +7,7 @@ use intact::core::cpu::{Batch, Cpu, Pool, Token};
 use intact::core::executor::Executor;
 use intact::core::kernels::reference::KERNELS;
 use intact::core::storage::heap;
-use intact_gpu::{Adapter, Gpu};
+use intact_gpu::{Device, Gpu};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ fn cpu(model: &Arc<Certified>) -> Cpu {
     cpu
 }
 
-pub(crate) fn gpu(adapter: &Adapter, model: &Arc<Certified>) -> Gpu {
-    let mut gpu = Gpu::new(adapter.open().expect("opens"), Arc::clone(model), PAGE).expect("fits");
+pub(crate) fn gpu(device: &Device, model: &Arc<Certified>) -> Gpu {
+    let mut gpu = Gpu::new(device.clone(), Arc::clone(model), PAGE).expect("fits");
     gpu.reserve(8).expect("pages");
     gpu
 }
@@ -56,9 +56,10 @@ fn run(executor: &mut dyn Executor, tokens: &[Token], results: &mut Results) {
 #[test]
 fn every_slot_write_is_the_references() {
     for adapter in adapters() {
+        let device = adapter.open().expect("opens");
         for path in models() {
             let model = load(&path);
-            let (mut cpu, mut gpu) = (cpu(&model), gpu(&adapter, &model));
+            let (mut cpu, mut gpu) = (cpu(&model), gpu(&device, &model));
             for chunk in [40, 7, 1] {
                 let (mut expected, mut found, mut plain) = (Results::default(), Results::default(), Vec::new());
                 for tokens in tokens().chunks(chunk) {
@@ -81,9 +82,10 @@ fn every_slot_write_is_the_references() {
 #[test]
 fn a_sequence_goes_on_elsewhere() {
     for adapter in adapters() {
+        let device = adapter.open().expect("opens");
         for path in models().into_iter().step_by(3) {
             let model = load(&path);
-            let (mut cpu, mut other, mut gpu) = (cpu(&model), cpu(&model), gpu(&adapter, &model));
+            let (mut cpu, mut other, mut gpu) = (cpu(&model), cpu(&model), gpu(&device, &model));
             let tokens = tokens();
             let mut expected = Results::default();
             run(&mut cpu, &tokens, &mut expected);

@@ -28,8 +28,11 @@ fn matrix(model: &mut Model, rows: usize, columns: usize) -> MatrixId {
     let format = Format::parse("U8b8").expect("a format of this contract");
     let sizes = PlaneSizes::of(&format, rows, columns).expect("fits");
     let plane = |size: usize| Plane::from(AlignedBytes::zeroed(size.next_multiple_of(64)));
+    // The level 0: U8 has no code 0.
+    let mut codes = AlignedBytes::zeroed(sizes.payload.next_multiple_of(64));
+    codes.as_mut_slice().fill(128);
     let planes = Planes {
-        payload: plane(sizes.payload),
+        payload: codes.into(),
         scale: Some(plane(sizes.scale)),
         sign: Some(plane(sizes.sign)),
         offset: None,

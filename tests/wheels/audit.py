@@ -13,6 +13,8 @@ from tests.wheels.steps import ROOT, Failure, run
 
 # The oldest C library that a wheel may ask for: manylinux2014.
 GLIBC = (2, 17)
+# The most bytes that a wheel may have, with the GPU executor and the model in it.
+SIZE = 15_000_000
 # e_machine in the ELF header, by the name in the wheel's tag.
 MACHINES = {"x86_64": 62, "aarch64": 183, "s390x": 22}
 LICENSES = ("LICENSE", "LICENSE-APACHE", "LICENSE-MIT")
@@ -106,9 +108,12 @@ def audit(wheel: Path, machine: str, platform: str, tools: Path, private: Iterab
         problems.append(f"keeps {report['overall_tag']}, not {', '.join(name.platforms)}")
     if elf_machine(native) != MACHINES[machine]:
         problems.append(f"holds a module for ELF machine {elf_machine(native)}, not {MACHINES[machine]} ({machine})")
+    size = wheel.stat().st_size
+    if size > SIZE:
+        problems.append(f"has {size} bytes, more than {SIZE}")
     for directory in private:
         within = f"{directory}/".encode()
         problems += [f"{member} names {directory}" for member, data in members.items() if within in data]
     if problems:
         raise Failure("\n".join([f"{wheel.name}: {problems[0]}", *problems[1:]]))
-    return f"{len(members)} files, glibc {newest_glibc(report)}, no other library"
+    return f"{size / 1e6:.1f} MB, {len(members)} files, glibc {newest_glibc(report)}, no other library"
