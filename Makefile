@@ -53,7 +53,8 @@ test-rust: $(BIN)/maturin ## Rust tests
 test-python: $(NATIVE) ## Python tests
 	$(BIN)/python -m pytest
 
-gpu-test: ## the GPU executor on every adapter of this machine
+gpu-test: export INTACT_TEST_FULL := 1
+gpu-test: ## the GPU executor on every adapter of this machine, all programs
 	cargo test -p intact --test gpu --locked -- --test-threads 1
 
 lint: lint-rust lint-python lint-machine-code ## formatting, clippy, rustdoc, ruff, mypy, stubs, no float in the engine

@@ -15,6 +15,13 @@ pub(crate) fn difference(device: &Device, program: &Program) -> Option<String> {
     run().unwrap_or_else(|fault| Some(fault.to_string()))
 }
 
+/// Whether program `number` of the sorted ones runs when time is short: software adapters take minutes to compile the
+/// shaders of all. Of the three activations of each format it is one, which changes from format to format.
+fn chosen(number: usize, name: &str) -> bool {
+    let full = std::env::var_os("INTACT_TEST_FULL").is_some() || std::env::var_os("INTACT_GPU_CASES").is_some();
+    full || !name.starts_with("linear") || number % 3 == number / 3 % 3
+}
+
 #[test]
 fn every_format_and_op_is_the_references() {
     // `INTACT_GPU_CASES` chooses those whose name begins so.
@@ -22,7 +29,8 @@ fn every_format_and_op_is_the_references() {
     for adapter in adapters() {
         let device = adapter.open().expect("opens");
         let (mut count, mut problems) = (0, Vec::new());
-        for (name, make) in programs().into_iter().filter(|(name, _)| name.starts_with(&prefix)) {
+        let all = programs().into_iter().filter(|(name, _)| name.starts_with(&prefix)).enumerate();
+        for (_, (name, make)) in all.filter(|(number, (name, _))| chosen(*number, name)) {
             problems.extend(difference(&device, &make()).map(|problem| format!("{name}: {problem}")));
             count += 1;
         }
