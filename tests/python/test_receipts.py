@@ -69,7 +69,7 @@ def test_what_a_receipt_says(llm: LLM, receipt: Receipt) -> None:
     assert receipt.data == sealed(content)
     assert (content["model"], content["contract"]) == (llm.digest, llm.contract_version)
     assert content["request"] == {
-        **{name: value for name, value in PARAMS.to_contract().items() if name != "logprobs"},
+        **{name: value for name, value in PARAMS.to_contract().items() if name not in ("logprobs", "first_step")},
         "prompt": PROMPT,
         "stop_ids": [],
     }
