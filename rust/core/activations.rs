@@ -90,10 +90,13 @@ pub struct TokenCodes<'a> {
 }
 
 /// Some columns of one plane of a token, as in [`TokenCodes`]; the codes are i8.
-pub(crate) struct Section<'a> {
-    pub(crate) codes: &'a [u8],
-    pub(crate) sums: &'a [i16],
-    pub(crate) scales: &'a [i32],
+pub struct Section<'a> {
+    /// Codes, i8.
+    pub codes: &'a [u8],
+    /// Sums of 16 codes.
+    pub sums: &'a [i16],
+    /// A8b: scales of 32 columns.
+    pub scales: &'a [i32],
 }
 
 /// A [`TokenCodes`] to be filled in.
@@ -163,7 +166,8 @@ impl Activations {
     /// What `shape`, which is that of all tokens, has of plane `plane` of one in the columns of `groups`: less than
     /// [`Self::token`], for kernels that ask once for each tile.
     #[inline(always)]
-    pub(crate) fn section(&self, shape: Shape, token: usize, plane: usize, groups: &Range<usize>) -> Section<'_> {
+    #[must_use]
+    pub fn section(&self, shape: Shape, token: usize, plane: usize, groups: &Range<usize>) -> Section<'_> {
         let (first, count) = (groups.start, groups.len());
         let padded = shape.padded();
         Section {
@@ -176,7 +180,8 @@ impl Activations {
 
     /// The whole codes of one token in A16, in the columns of `groups`.
     #[inline(always)]
-    pub(crate) fn wide_section(&self, shape: Shape, token: usize, groups: &Range<usize>) -> &[i16] {
+    #[must_use]
+    pub fn wide_section(&self, shape: Shape, token: usize, groups: &Range<usize>) -> &[i16] {
         &self.wide[token * shape.wide_stride() + groups.start * GROUP..][..groups.len() * GROUP]
     }
 

@@ -140,12 +140,14 @@ impl<'a> Tokens<'a> {
     }
 
     /// Some columns of a plane of token `j`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "AVX-512 alone multiplies by sections"))]
     #[inline(always)]
     pub(in crate::kernels) fn section(&self, j: usize, plane: usize, groups: &Range<usize>) -> Section<'a> {
         self.x.section(self.shape, self.first + j, plane, groups)
     }
 
     /// The whole codes of token `j` in A16, in some columns.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "AVX-512 alone multiplies by sections"))]
     #[inline(always)]
     pub(in crate::kernels) fn wide_section(&self, j: usize, groups: &Range<usize>) -> &'a [i16] {
         self.x.wide_section(self.shape, self.first + j, groups)
