@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Without a search: formats on the line of least loss for their size, as far as matrices differ little.
 BODY = ("P20b4", "P25b4", "P30b4", "P35b4", "N4b8", "U5b8", "U6b8", "U8b8")
-HEAD = ("P25b4", "P30b4", "P35b4", "N4b8", "U5b8", "U6b8/64", "U6b8", "U6b8/16", "U8r", "U8b8")
+HEAD = ("P25b4", "P30b4", "N4b8", "U5b8", "U6b8", "U8b8")
 LAST_RESORT = ("P10b4", "P15b4")
 """Joins the others of the body where no directory of the others is small enough."""
 

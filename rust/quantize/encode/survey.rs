@@ -9,7 +9,7 @@ use intact_core::formats::{Format, N4_DEFAULT_TABLE, TILE};
 use intact_core::matrix::{Activation, Matrix};
 
 /// Rows that are encoded, spread evenly over the matrix; all of a smaller one.
-const SAMPLE: usize = 32;
+const SAMPLE: usize = 64;
 
 /// For each format the energy of errors over that of the values, in the rows of a sample that are quantized with
 /// `guidance`: ‖ΔW·x‖² / ‖W·x‖² over the inputs that the guidance is of. Formats are as in [`super::QUANTIZED`].
