@@ -11,7 +11,7 @@ r"""Texts of several kinds for a calibration, from Debian packages and one of Py
 Essays are those of An Anarchist FAQ (GFDL), the manual is the Debian Administrator's Handbook (CC BY-SA), sayings are
 the milder ones of the fortune files, plays are six of Shakespeare's as transcribed by Project Gutenberg, and
 `austen.txt` is what examples/austen_text.py makes. Texts differ in how they part paragraphs, too: by an empty line, or
-by the end of a line alone. These are different tokens, both of which attention heeds much.
+by the end of a line alone. These are different tokens.
 """
 
 from __future__ import annotations
