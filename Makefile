@@ -21,7 +21,7 @@ unexport CONDA_PREFIX
 SHA256SUM := $(shell command -v sha256sum || echo shasum -a 256)
 
 .PHONY: help build demo test test-rust test-python test-full gpu-test lint lint-rust lint-python lint-machine-code bench \
-    coverage vectors cross cross-full races wheels wheel-test clean
+    coverage vectors cross cross-full wasm-check races wheels wheel-test clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -42,6 +42,7 @@ test-full: $(DEMO_MODEL)/intact.json lint ## the same with the slow tests
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
 	$(BIN)/python -m tests.oracle --check
 	$(PYTHON) -m tests.cross --full
+	$(MAKE) wasm-check
 	$(BIN)/python -m tests.faults.planted
 	$(MAKE) races
 	cargo rustc -p intact --lib --release --crate-type dylib --locked --target-dir target/dylib
@@ -88,12 +89,17 @@ vectors: $(NATIVE) ## regenerate tests/vectors: the Python oracle, then what onl
 	cargo run --release --locked -p intact-conformance -- publish > build/reference.json
 	mv build/reference.json tests/vectors/reference.json
 
-# The next four install Debian packages where they are missing, and need a Debian 12 or newer on x86-64.
+# What follows, but for races, installs Debian packages where they are missing, and needs Debian 12 or newer on x86-64.
 cross: ## the conformance suite on other CPUs, under emulation: build/cross/table.md
 	$(PYTHON) -m tests.cross
 
 cross-full: ## the same on all targets
 	$(PYTHON) -m tests.cross --full
+
+wasm-check: ## the GPU executor compiles for WebGPU
+	$(PYTHON) -m tests.cross --only wasm32 --setup-only
+	RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 cargo check --locked -Zbuild-std=std,panic_abort \
+	    --target wasm32-unknown-unknown -p intact-gpu --target-dir target/wasm
 
 races: ## every interleaving of the thread pool, under loom
 	cargo test --release --locked --manifest-path tests/races/Cargo.toml --target-dir target/races

@@ -9,6 +9,7 @@ the package `llama-cpp-python`; its llama.cpp runs with default settings. Tests:
     tg128      decode of 128 tokens after one (--decode)
     tg128 x 8  eight sequences that decode together, all their tokens (--sequences 8; Intact only)
     tg128 @ C  decode after a context of C tokens (--context C …; Intact only)
+    GB/s       bytes of weights that tg128 reads, and what threads that only read reach right after it (Intact only)
 
 Every process measures one engine with one number of threads: a run that is not counted, then the median of three. The
 table has the median over the rounds, and what it is to the best llama.cpp file's. `--record NAME` also writes the
@@ -31,6 +32,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RUNS = 3
+MOST_READ = 1 << 30
+"""The largest buffer that a plain read is measured on."""
 RECORD = Path(__file__).parent / "record"
 
 
@@ -67,6 +70,7 @@ def rate(count: int, work: Callable[[], object]) -> float:
 def run_intact(path: str, options: argparse.Namespace, threads: int) -> dict[str, float]:
     """Every test by name."""
     from intact import LLM, SamplingParams
+    from intact._native import decode_bytes, read_bandwidth
 
     llm = LLM(path, threads=threads)
     ids = tokens(options.prefill, llm.vocabulary_size)
@@ -77,6 +81,9 @@ def run_intact(path: str, options: argparse.Namespace, threads: int) -> dict[str
 
     rates = {f"pp{prefill}": rate(prefill, lambda: generate([ids], 1))}
     rates[f"tg{decode}"] = rate(decode, lambda: generate([ids[:1]], decode))
+    weights = decode_bytes(llm._model)
+    rates[f"tg{decode}, GB/s"] = rates[f"tg{decode}"] * weights / 1e9
+    rates["read, GB/s"] = read_bandwidth(min(weights, MOST_READ), threads) / 1e9
     if sequences:
         prompts = [[id] for id in tokens(sequences, llm.vocabulary_size)]
         rates[f"tg{decode} x {sequences}"] = rate(decode * sequences, lambda: generate(prompts, decode))

@@ -34,6 +34,8 @@ pub(in crate::kernels) trait Scales {
     const OFFSET: bool;
     /// Whether two scales share a byte.
     const NIBBLES: bool = false;
+    /// The largest magnitude of a scale.
+    const MOST: i32 = 255;
 
     /// The scales of group `group`.
     ///
@@ -51,6 +53,7 @@ pub(in crate::kernels) const fn zero_level<L: Lanes, P: Codes>() -> i16 {
 pub(super) struct R;
 
 impl Scales for R {
+    const MOST: i32 = 1;
     const SCALED: bool = false;
     const HALVES: bool = false;
     const OFFSET: bool = false;
@@ -81,6 +84,7 @@ impl<const HALVES: bool> Scales for B4<HALVES> {
     const HALVES: bool = HALVES;
     const OFFSET: bool = false;
     const NIBBLES: bool = true;
+    const MOST: i32 = 15;
 
     #[inline(always)]
     unsafe fn group<L: Lanes, P: Codes>(part: Part<'_>, group: usize) -> GroupScale<L::Line> {

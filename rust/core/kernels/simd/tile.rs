@@ -33,7 +33,7 @@ pub(in crate::kernels) struct Tile<'a> {
     /// Which pass over the tile this is: in the first its bytes come from memory, in later ones from a cache.
     pub(super) pass: usize,
     /// Passes that there are.
-    pub(super) passes: usize,
+    pub(in crate::kernels) passes: usize,
 }
 
 impl<'a> Tile<'a> {
@@ -95,7 +95,7 @@ impl<'a> Tile<'a> {
 impl Tile<'_> {
     /// The tile for pass `pass` of `passes`. Where there are several, each asks for its part of the next tile, so that
     /// memory has all of their time to deliver it.
-    pub(super) fn in_passes(&self, pass: usize, passes: usize) -> Self {
+    pub(in crate::kernels) fn in_passes(&self, pass: usize, passes: usize) -> Self {
         let ahead = if passes == 1 { self.ahead } else { self.groups };
         Self { ahead, pass, passes, ..*self }
     }

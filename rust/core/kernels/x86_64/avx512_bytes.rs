@@ -281,7 +281,7 @@ unsafe fn dot_steps<const FROM: usize, const END: usize>(
 /// a token one behind the other.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn in_order(v: &mut [__m512i; TOKENS]) {
+pub(super) fn in_order(v: &mut [__m512i; TOKENS]) {
     let [a, b, c, d, e, f, g, h] = v;
     // SAFETY: there is no instruction.
     unsafe {

@@ -10,6 +10,7 @@ use crate::kernels::simd::lanes::Lanes;
 use crate::kernels::simd::scales::{Part, Scales};
 use crate::kernels::simd::staged::Stage;
 use crate::kernels::simd::tile::{Tile, Tokens};
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// Tokens from which on the panel pays for its making.
@@ -21,7 +22,7 @@ const LINES: usize = GROUP / 2;
 /// Groups that are decoded at a time: their lines fill half of the first-level cache.
 const GROUPS: usize = 16;
 /// The largest sum of |W| over columns whose products with any codes add up in i32.
-const LARGEST: i32 = (i32::MAX as u32 / A16_MAX) as i32;
+pub(super) const LARGEST: i32 = (i32::MAX as u32 / A16_MAX) as i32;
 
 /// i16 weights of one section of a tile.
 struct Panel {
@@ -129,8 +130,7 @@ unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS]) -
             let weights = panel.lines[line];
             for (acc, codes) in acc.iter_mut().zip(codes) {
                 // SAFETY: a line is two columns, one dword of codes, of the section.
-                let pair = unsafe { codes.add(line).read_unaligned() };
-                *acc = _mm512_dpwssd_epi32(*acc, weights, _mm512_set1_epi32(pair));
+                *acc = unsafe { add_pairs(*acc, weights, codes.add(line)) };
             }
             line += 1;
         }
@@ -139,6 +139,27 @@ unsafe fn multiply<const CHUNK: usize>(panel: &Panel, codes: [&[i16]; TOKENS]) -
         }
     }
     totals
+}
+
+/// `acc` plus the products of two columns: i16 `weights`, and the two codes at `codes`. One instruction, which the
+/// compiler would take apart into three where it expects a shorter wait.
+///
+/// # Safety
+/// Two codes are readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) unsafe fn add_pairs(mut acc: __m512i, weights: __m512i, codes: *const i32) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "vpdpwssd {acc}, {weights}, dword ptr [{codes}]{{1to16}}",
+            acc = inout(zmm_reg) acc,
+            weights = in(zmm_reg) weights,
+            codes = in(reg) codes,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    acc
 }
 
 /// The sum of up to 2^15 i32 terms in each lane, in two parts: one wraps, the other counts 2^16.

@@ -1,6 +1,6 @@
 //! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
 
-use super::{avx512_attention, avx512_bytes, avx512_ops, avx512_panel, avx512_trellis};
+use super::{avx512_attention, avx512_bytes, avx512_few, avx512_ops, avx512_panel, avx512_trellis};
 use crate::activations::Activations;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot::{self, Input};
@@ -273,6 +273,10 @@ impl Lanes for Avx512 {
                 return true;
             }
             // What is decoded for four tokens at a time otherwise, at little cost unless it is staged.
+            if P::STAGED && I::PLANES == 2 && out.len() >= avx512_few::PAYS && avx512_few::fits::<P, S>() {
+                avx512_few::dot::<P, S>(tile, tokens, out);
+                return true;
+            }
             let pays = match (P::STAGED, I::PLANES) {
                 (true, _) => out.len() > 4,
                 (false, planes) => planes == 1 && out.len() >= avx512_bytes::PAYS,

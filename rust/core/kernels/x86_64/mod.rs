@@ -6,6 +6,7 @@ mod compiled_reference;
 mod avx2;
 mod avx512_attention;
 mod avx512_bytes;
+mod avx512_few;
 mod avx512_math;
 mod avx512_ops;
 mod avx512_panel;
