@@ -142,10 +142,12 @@ class Model:
         head: str | None = None,
         formats: Mapping[str, str] | None = None,
         calibration: str | os.PathLike[str] | None = None,
+        rotate: bool = False,
         threads: int | None = None,
         progress: Callable[[int, int, str], object] | None = None,
     ) -> Model:
-        """Converts a source in memory; `formats` names those of single matrices, `calibration` is a file.
+        """Converts a source in memory; `formats` names those of single matrices, `calibration` is a file; `rotate` says
+        that embedding and head are stored in a rotated basis.
 
         `progress(done, total, tensor)` is called after every matrix; what it raises stops the conversion. Raises
         ModelError, RequestError.
@@ -198,7 +200,9 @@ class Model:
 class Source:
     """A GGUF file or Hugging Face directory, opened for reading. Every method may raise ModelError."""
 
-    def __new__(cls, path: str | os.PathLike[str]) -> Source: ...
+    def __new__(cls, path: str | os.PathLike[str], rotate: bool = False) -> Source:
+        """Opens it; with `rotate` its embedding and head stand in a rotated basis. Raises ModelError."""
+
     @property
     def kind(self) -> str:
         """What it is: "gguf" or "safetensors"."""
@@ -404,8 +408,17 @@ class Calibration:
         meets as an embedding, and its sensitivity.
         """
 
+    def try_matrices(
+        self,
+        model: Model,
+        windows: Sequence[Sequence[int]],
+        threads: int | None = None,
+        progress: Callable[[int, int, str], object] | None = None,
+    ) -> None:
+        """Measures what a unit of relative error energy of each matrix costs, where that is not known yet."""
+
     def sensitivity(self, matrix: str) -> float | None:
-        """What a unit of relative error energy of a matrix costs, in nats; None without gradients."""
+        """What a unit of relative error energy of a matrix costs, in nats; None where it is not known."""
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, complete or not at all. Raises ModelError."""

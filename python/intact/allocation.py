@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Without a search: formats on the line of least loss for their size, as far as matrices differ little.
 BODY = ("P20b4", "P25b4", "P30b4", "P35b4", "N4b8", "U5b8", "U6b8", "U8b8")
-HEAD = ("P25b4", "P30b4", "N4b8", "U5b8", "U6b8", "U8b8")
+HEAD = ("P25b4", "P30b4", "P35b4", "N4b8", "U5b8", "U6b8", "U8b8")
 LAST_RESORT = ("P10b4", "P15b4")
 """Joins the others of the body where no directory of the others is small enough."""
 
@@ -95,38 +95,57 @@ def parse_size(size: int | str) -> int:
 
 
 def allocate(
-    source: Source,
-    request: Request,
+    variants: Sequence[tuple[Source, Request]],
     calibration: str | os.PathLike[str],
     *,
     own_codes: bool = True,
     threads: int | None = None,
     progress: bool = True,
-) -> dict[str, str]:
+) -> tuple[int, dict[str, str]]:
     """Formats for matrices so that their directory fits the target and the predicted loss is small.
 
-    The same source, request and calibration give the same formats on every machine.
+    The variants are of one checkpoint, and differ in embedding and head only. The same sources, requests and calibration
+    give the same formats on every machine.
+
+    Returns:
+        The index of the variant with the smallest predicted loss, and its formats.
 
     Raises:
         RequestError: No formats make the directory small enough; the message says what is possible.
         ModelError: The source or the calibration cannot be read or used.
     """
-    own = {name: source.own_format(name) if own_codes else None for name, *_ in request.matrices}
-    ladders = _ladders(request, own)
-    surveyed = {name: [format for _, format in ladder if format != own[name]] for name, ladder in ladders.items()}
-    with progress_bar("surveying", "matrix", progress) as report:
-        losses = source.survey(surveyed, calibration=calibration, threads=threads, progress=report)
     measured = Calibration.read(calibration)
-    layers = 1 + max(_layer(name) for name, *_ in source.matrices())
-    roles = {name: role for name, role, *_ in request.matrices}
-    options = {}
-    for name, ladder in ladders.items():
-        found = dict(zip(surveyed[name], losses[name], strict=True))
-        if not all(map(math.isfinite, found.values())):
-            raise ModelError(f"{os.fspath(calibration)}: moments of {name}: too large; calibrate again")
-        known = measured.sensitivity(name)
-        weight = sensitivity(name, roles[name], layers) if known is None else known
-        options[name] = hull([Option(size, weight * found.get(format, 0.0), format) for size, format in ladder])
+    body: dict[str, list[float]] = {}
+    found = []
+    for source, request in variants:
+        roles = {name: role for name, role, *_ in request.matrices}
+        own = {name: source.own_format(name) if own_codes else None for name in roles}
+        ladders = _ladders(request, own)
+        surveyed = {name: [format for _, format in ladder if format != own[name]] for name, ladder in ladders.items()}
+        new = {name: formats for name, formats in surveyed.items() if name not in body}
+        with progress_bar("surveying", "matrix", progress) as report:
+            losses = body | source.survey(new, calibration=calibration, threads=threads, progress=report)
+        body = {name: losses[name] for name, role in roles.items() if role == "body"}
+        layers = 1 + max(_layer(name) for name, *_ in source.matrices())
+        options = {}
+        for name, ladder in ladders.items():
+            lost = dict(zip(surveyed[name], losses[name], strict=True))
+            if not all(map(math.isfinite, lost.values())):
+                raise ModelError(f"{os.fspath(calibration)}: moments of {name}: too large; calibrate again")
+            known = measured.sensitivity(name)
+            weight = sensitivity(name, roles[name], layers) if known is None else known
+            options[name] = hull([Option(size, weight * lost.get(format, 0.0), format) for size, format in ladder])
+        chosen = _fitting(options, request)
+        loss = math.fsum(
+            option.loss for name, steps in options.items() for option in steps if option.format == chosen[name]
+        )
+        found.append((loss, chosen))
+    index = min(range(len(found)), key=lambda i: found[i][0])
+    return index, found[index][1]
+
+
+def _fitting(options: Mapping[str, Sequence[Option]], request: Request) -> dict[str, str]:
+    """The choice whose directory fits the target, or the smallest one."""
     # What is written beside planes differs by a few bytes from one choice to another.
     cheapest = {name: steps[0].format for name, steps in options.items()}
     budget = request.target - request.directory_bytes(cheapest) + sum(steps[0].bytes for steps in options.values())

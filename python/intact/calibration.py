@@ -22,6 +22,9 @@ from intact.sampling import SamplingParams
 from intact.tokenizer import Tokenizer
 
 CHECKPOINT_WINDOWS = 16  # between two writes of the file
+TRIAL_WINDOWS = 6
+TRIAL_TOKENS = 192
+"""Of how many windows, and how many tokens of each, the sensitivity of matrices is measured on."""
 LEAD = 16  # tokens before a window that the model writes, so that windows begin as differently as those of a text
 
 
@@ -32,6 +35,7 @@ def calibrate(
     *,
     weights: str = "auto",
     full: bool = False,
+    sensitivities: bool | None = None,
     generate: bool = False,
     windows: int = 32,
     window: int = 512,
@@ -53,6 +57,8 @@ def calibrate(
             each matrix, for a source only; "auto" weighs them by what attention makes of them, "none" counts all the
             same.
         full: All second moments, for error feedback, rather than those of each column with itself.
+        sensitivities: Measure how sensitive the model is to each matrix, which `target_size` goes by, where gradients have
+            not: each one loses bits in turn, which takes about as long as a window of the text. By default with `full`.
         generate: Besides the texts, let the model write as many windows as each of them gives.
         windows: Windows at most, evenly spread over each text.
         window: Tokens per window.
@@ -113,6 +119,12 @@ def calibrate(
             sums.add(engine, chosen[done], gradient)
             report(done + 1, len(chosen), "")
     sums.write(target)
+    if full if sensitivities is None else sensitivities:
+        count = min(TRIAL_WINDOWS, len(chosen))
+        some = [chosen[i * len(chosen) // count][:TRIAL_TOKENS] for i in range(count)]
+        with progress_bar("measuring", "matrix", progress) as report:
+            sums.try_matrices(loaded, some, threads, report)
+        sums.write(target)
     with open(target, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -15,6 +15,8 @@ from intact.errors import ModelError, RequestError
 from intact.progress import progress_bar
 from intact.tokenizer import MAX_FILE_BYTES, Tokenizer
 
+ROTATION = 64  # embeddings and heads of a multiple of so many columns may be rotated
+
 
 def quantize(
     source: str | os.PathLike[str],
@@ -28,6 +30,7 @@ def quantize(
     recipe: str | os.PathLike[str] | dict[str, Any] | None = None,
     target_size: int | str | None = None,
     requantize: bool = False,
+    rotate: bool = False,
     calibration: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -52,6 +55,8 @@ def quantize(
             costs by the calibration. Of `preset`, `recipe` and this one may be given; `type`, `head_type` and
             `tensor_types` go before all three.
         requantize: With `target_size`, keep none of a quantized source's own codes.
+        rotate: Store embedding and head rotated (docs/RECIPES.md), which helps them at 4 and 5 bits; `target_size` decides
+            by itself.
         calibration: A file of `intact imatrix`: whatever does not keep its codes is quantized by it, with error
             feedback where it holds all second moments.
         threads: CPU threads, 1…1024; by default all that this process may use.
@@ -78,7 +83,7 @@ def quantize(
     if requantize and target_size is None:
         raise RequestError("requantize: goes with target_size only")
     # Before the weights, which take long.
-    opened = Source(path)
+    opened = Source(path, rotate)
     files = _companion_files(opened, profile)
     rules = _read_recipe(opened, recipe, calibration) if recipe is not None else None
     kinds = {"body": type, "head": head_type, "embedding": head_type}
@@ -100,17 +105,29 @@ def quantize(
         if calibration is None:
             raise RequestError("target_size: what formats cost is not known; pass a calibration of `intact imatrix`")
         free = [matrix for matrix in opened.matrices() if matrix[0] not in formats and kinds[matrix[1]] is None]
-        longest = provenance | {"requantized": f"{len(opened.matrices())} matrices"}
+        longest = provenance | {"requantized": f"{len(opened.matrices())} matrices", "rotated": "embedding and head"}
+        sources = [opened]
+        ends = [matrix for matrix in opened.matrices() if matrix[1] != "body"]
+        if not rotate and all(matrix in free and matrix[3] % ROTATION == 0 for matrix in ends):
+            sources.append(Source(path, True))
 
-        def size(chosen: Mapping[str, str]) -> int:
-            return opened.directory_bytes(
-                files, longest, profile=profile, body=type, head=head_type, formats=formats | dict(chosen)
-            )
+        def request(source: Source) -> allocation.Request:
+            def size(chosen: Mapping[str, str]) -> int:
+                return source.directory_bytes(
+                    files, longest, profile=profile, body=type, head=head_type, formats=formats | dict(chosen)
+                )
 
-        request = allocation.Request(free, allocation.parse_size(target_size), size)
-        formats |= allocation.allocate(
-            opened, request, calibration, own_codes=not requantize, threads=threads, progress=progress
+            return allocation.Request(free, allocation.parse_size(target_size), size)
+
+        best, chosen = allocation.allocate(
+            [(source, request(source)) for source in sources],
+            calibration,
+            own_codes=not requantize,
+            threads=threads,
+            progress=progress,
         )
+        formats |= chosen
+        rotate = rotate or best > 0
     with progress_bar("converting", "tensor", progress) as report:
         model = Model.convert(
             path,
@@ -119,9 +136,12 @@ def quantize(
             head=head_type,
             formats=formats,
             calibration=calibration,
+            rotate=rotate,
             threads=threads,
             progress=report,
         )
+    if rotate:
+        provenance["rotated"] = "embedding and head"
     requantized = model.requantized
     if requantized:
         provenance["requantized"] = f"{len(requantized)} matrices"

@@ -2,13 +2,14 @@
 
 use crate::engine::Engine;
 use crate::errors;
-use crate::model::Model;
+use crate::model::{self, Model};
+use intact_core::cpu::Pool;
 use intact_quantize::calibrate::{self, Error, Gradient, LONGEST_WINDOW, Settings, Weighting};
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Sums over the windows of a text.
 #[pyclass(frozen, module = "intact._native")]
@@ -72,7 +73,28 @@ impl Calibration {
         self.with(py, |own| engine.lend(|inner, pool| own.add(inner, pool, &tokens, &gradients))).map_err(raised)
     }
 
-    /// What a unit of relative error energy of a matrix costs, in nats; None without gradients.
+    /// Measures what a unit of relative error energy of each matrix costs, where that is not known yet, on some windows.
+    /// `progress(done, total, matrix)` may raise to stop.
+    #[pyo3(signature = (model, windows, threads = None, progress = None))]
+    fn try_matrices(
+        &self, py: Python<'_>, model: &Model, windows: Vec<Vec<u32>>, threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let pool = Arc::new(Pool::new(model::threads(threads)?));
+        let (vocabulary, context) = (model.0.certified.model().vocabulary, model.0.certified.model().context as usize);
+        let sound = |window: &Vec<u32>| {
+            (1..=context).contains(&window.len()) && window.iter().all(|&token| (token as usize) < vocabulary)
+        };
+        if !windows.iter().all(sound) {
+            return Err(errors::request("windows: one is empty, too long, or has a token beyond the vocabulary"));
+        }
+        model::reporting(py, progress, |report| {
+            let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            own.try_matrices(&model.0, &pool, &windows, report).map_err(|error| error.to_string())
+        })
+    }
+
+    /// What a unit of relative error energy of a matrix costs, in nats; None where it is not known.
     fn sensitivity(&self, py: Python<'_>, matrix: &str) -> Option<f64> {
         self.with(py, |own| own.sensitivity(matrix))
     }

@@ -98,13 +98,13 @@ impl Model {
     /// Converts a source in memory. `progress(done, total, tensor)` may raise to stop.
     #[staticmethod]
     #[pyo3(signature = (
-        source, *, profile = "default", body = None, head = None, formats = None, calibration = None, threads = None,
-        progress = None
+        source, *, profile = "default", body = None, head = None, formats = None, calibration = None, rotate = false,
+        threads = None, progress = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
     fn convert(
         py: Python<'_>, source: PathBuf, profile: &str, body: Option<&str>, head: Option<&str>,
-        formats: Option<BTreeMap<String, String>>, calibration: Option<PathBuf>, threads: Option<usize>,
+        formats: Option<BTreeMap<String, String>>, calibration: Option<PathBuf>, rotate: bool, threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let threads = self::threads(threads)?;
@@ -113,6 +113,7 @@ impl Model {
         let path = source.as_path();
         reporting(py, progress, |report| {
             let source = Source::open(path).map_err(|error| error.to_string())?;
+            let source = if rotate { convert::rotate(source).map_err(|error| error.to_string())? } else { source };
             let converted = convert::convert(&source, &options, report).map_err(|error| error.to_string())?;
             let model = Loaded::from_model(converted.model, path, &Pool::new(threads));
             Ok(Self(model.map_err(|error| error.to_string())?, converted.requantized))

@@ -19,8 +19,10 @@ pub(crate) struct Source(pub(crate) import::Source);
 #[pymethods]
 impl Source {
     #[new]
-    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        py.detach(|| import::Source::open(&path)).map(Self).map_err(errors::model)
+    #[pyo3(signature = (path, rotate = false))]
+    fn new(py: Python<'_>, path: PathBuf, rotate: bool) -> PyResult<Self> {
+        let source = py.detach(|| import::Source::open(&path)).map_err(errors::model)?;
+        Ok(Self(if rotate { convert::rotate(source).map_err(errors::model)? } else { source }))
     }
 
     /// "gguf" or "safetensors".

@@ -2,7 +2,7 @@
 use crate::arch::{self, KeyCache, Lowered, MatrixPlan, Role};
 use crate::calibrate::Calibration;
 use crate::constants;
-use crate::encode::{self, Guidance, Moments, QUANTIZED, RowError, Transcription};
+use crate::encode::{self, Guidance, QUANTIZED, RowError, Transcription};
 use crate::error::Error;
 use crate::import::{Source, Tensor};
 use intact_core::bounds::Magnitudes;
@@ -169,6 +169,46 @@ pub struct Provenance {
 /// The format of tensors without codes of their own.
 const FLOAT_FORMAT: &str = "U8b8";
 
+/// `source` with embedding and head in a rotated basis: their rows are transformed by [`encode::rotate`], and the program
+/// takes that back after a lookup and does the same to what the head reads, which together change nothing but rounding.
+/// Codes of their own are then lost.
+///
+/// # Errors
+/// [`ConvertError::Option`] where their columns are not a multiple of [`encode::ROTATION`], and whatever makes the source
+/// unfit.
+pub fn rotate(mut source: Source) -> Result<Source, ConvertError> {
+    for plan in matrices(&source)?.iter().filter(|plan| plan.role != Role::Body) {
+        if !plan.columns.is_multiple_of(encode::ROTATION) {
+            let problem = format!("{} has {} columns, no multiple of {}", plan.name, plan.columns, encode::ROTATION);
+            return Err(ConvertError::Option { option: "rotate", problem, remedy: "convert without it".to_owned() });
+        }
+        let name = format!("{}.weight", plan.name);
+        let rotated = tensor(&source, &name)?.rotated();
+        source.tensors.insert(name, rotated);
+    }
+    source.rotated = true;
+    Ok(source)
+}
+
+/// The model that `source` becomes, but for its matrices.
+pub(crate) fn lowered(source: &Source, options: &Options) -> Result<Lowered, ConvertError> {
+    let mut lowered = arch::lower(source, options.fraction_bits, options.profile.keys())?;
+    if source.rotated {
+        let rotation = |slot| Op::Hadamard { slot, head_width: encode::ROTATION };
+        for at in (0..lowered.body.len()).rev() {
+            if let Op::Embed { out, .. } = lowered.body[at] {
+                lowered.body.insert(at + 1, rotation(out));
+            }
+        }
+        for at in (0..lowered.head.len()).rev() {
+            if let Op::Linear { input, .. } = lowered.head[at] {
+                lowered.head.insert(at, rotation(input));
+            }
+        }
+    }
+    Ok(lowered)
+}
+
 /// The matrices that `source` has, in the order in which they are converted.
 ///
 /// # Errors
@@ -187,8 +227,7 @@ pub fn convert(
     source: &Source, options: &Options, progress: &mut dyn FnMut(usize, usize, &str) -> bool,
 ) -> Result<Converted, ConvertError> {
     check(options)?;
-    let Lowered { vocabulary, context, matrices: plans, vectors, slots, body, head } =
-        arch::lower(source, options.fraction_bits, options.profile.keys())?;
+    let Lowered { vocabulary, context, matrices: plans, vectors, slots, body, head } = lowered(source, options)?;
     let choices = choices(source, &plans, options)?;
     let pool = Pool::new(options.threads);
     let mut matrices = Vec::with_capacity(plans.len());
@@ -267,7 +306,7 @@ fn choice(source: &Source, plan: &MatrixPlan, options: &Options) -> Result<Choic
     if kept.is_none() {
         quantizable(&plan.name, format, option)?;
     }
-    Ok(Choice { format, kept, requantized: kept.is_none() && !tensor.dtype.is_float() })
+    Ok(Choice { format, kept, requantized: kept.is_none() && !tensor.is_float() })
 }
 
 /// Refuses a format that real weights are not quantized to, which `option` asks for.
@@ -286,14 +325,11 @@ pub(crate) fn guidance(source: &Source, plan: &MatrixPlan, options: &Options) ->
     let Some(set) = options.calibration.as_ref().and_then(|calibration| calibration.find(&plan.name)) else {
         return Ok(Guidance::None);
     };
-    let guidance = match set.moments() {
-        Some(moments) => Moments::new(set.columns, moments.to_vec()).map(Guidance::Moments),
-        None => Some(Guidance::Importance(set.importance())),
-    };
-    guidance.filter(|guidance| guidance.fits(plan.columns)).ok_or_else(|| {
+    let guidance = set.guidance().filter(|guidance| guidance.fits(plan.columns)).ok_or_else(|| {
         let problem = format!("the calibration has {} inputs for it, not {}", set.columns, plan.columns);
         error(source, &plan.name, problem, "pass a calibration of this checkpoint")
-    })
+    })?;
+    Ok(if source.rotated && plan.role != Role::Body { guidance.rotated() } else { guidance })
 }
 
 /// The matrix of a plan, with the activation mode of its role and no pre-shift yet.

@@ -1,5 +1,5 @@
 //! What formats would make of a checkpoint: sizes and losses, before it is converted.
-use crate::arch::{self, Lowered, MatrixPlan};
+use crate::arch::{Lowered, MatrixPlan};
 use crate::convert::{self, ConvertError, Options};
 use crate::encode::{self, PlaneBuffers};
 use crate::import::Source;
@@ -27,7 +27,7 @@ pub fn own_format(source: &Source, matrix: &str) -> Result<Option<Format>, Conve
 pub fn outline(source: &Source, options: &Options) -> Result<Model, ConvertError> {
     convert::check(options)?;
     let Lowered { vocabulary, context, matrices: plans, vectors, slots, body, head } =
-        arch::lower(source, options.fraction_bits, options.profile.keys())?;
+        convert::lowered(source, options)?;
     let choices = convert::choices(source, &plans, options)?;
     let matrix = |(plan, choice): (&MatrixPlan, &convert::Choice)| {
         let mut planes = PlaneBuffers::new(choice.format, 0, plan.columns).finish();

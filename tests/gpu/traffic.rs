@@ -23,6 +23,8 @@ const HEADS: [usize; 2] = [9, 3];
 const HEAD: usize = 64;
 const CONTEXT: u32 = 2048;
 const PAGE: usize = 64;
+/// More tokens than one submission takes.
+const MANY: u32 = 600;
 
 fn matrix(model: &mut Model, rows: usize, columns: usize) -> MatrixId {
     let format = Format::parse("U8b8").expect("a format of this contract");
@@ -134,6 +136,12 @@ fn memory_and_traffic_are_bounded() {
             let each = if past == "long" { 11 } else { 10 };
             assert!(dispatches <= (each * LAYERS + 5) as u64, "{dispatches} dispatches");
             assert_eq!(down, 4 * VOCABULARY as u64);
+        }
+        // A submission of as many tokens and logits as there are at once: a while on a software adapter.
+        if std::env::var_os("INTACT_TEST_FULL").is_some() {
+            let first = CONTEXT - 4 - MANY;
+            let tokens: Vec<Token> = (first..first + MANY).map(|i| Token { logits: i % 4 == 0, ..token(i) }).collect();
+            gpu.forward(&Batch { tokens: &tokens, tables: &[&table] }, &mut logits, None).expect("runs");
         }
         let [weights, caches, others] = gpu.memory();
         println!("{}: {weights} bytes of weights, {caches} of caches, {others} besides", adapter.label());

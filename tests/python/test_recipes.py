@@ -283,7 +283,9 @@ def test_threads_do_not_decide_formats(checkpoint: Path, diagonal: Path) -> None
     asked = allocation.Request(
         source.matrices(), 80_000, lambda formats: source.directory_bytes({}, {}, formats=formats)
     )
-    one, two, three = (allocation.allocate(source, asked, diagonal, threads=n, progress=False) for n in (1, 2, 3))
+    one, two, three = (
+        allocation.allocate([(source, asked)], diagonal, threads=n, progress=False)[1] for n in (1, 2, 3)
+    )
     assert one == two == three and len(set(one.values())) > 2
 
 
@@ -372,7 +374,7 @@ def test_codes_of_the_source_are_candidates_unless_they_are_not_wanted(checkpoin
         source.matrices(), 1 << 20, lambda formats: source.directory_bytes({}, {}, formats=formats)
     )
     for own_codes, found in ((True, {"U4z8"}), (False, {"U8b8"})):
-        chosen = allocation.allocate(source, asked, diagonal, own_codes=own_codes, progress=False)
+        _, chosen = allocation.allocate([(source, asked)], diagonal, own_codes=own_codes, progress=False)
         assert set(chosen.values()) == found
 
 

@@ -26,6 +26,10 @@ def imatrix(
     weights: Annotated[
         str, typer.Option("--weights", help="gradient, auto or none: how much each token counts.")
     ] = "auto",
+    sensitivities: Annotated[
+        bool | None,
+        typer.Option(help="Measure how sensitive the model is to each matrix, for --target-size; by default with --full."),
+    ] = None,
     windows: Annotated[int, typer.Option("--windows", min=1, help="Windows at most, of all texts.")] = 32,
     window: Annotated[int, typer.Option("--window", min=2, help="Tokens per window.")] = 512,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides what is drawn by chance.")] = 0,
@@ -45,6 +49,7 @@ def imatrix(
         output,
         weights=weights,
         full=full,
+        sensitivities=sensitivities,
         generate=generate,
         windows=windows,
         window=window,

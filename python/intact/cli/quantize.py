@@ -37,6 +37,9 @@ def quantize(
     requantize: Annotated[
         bool, typer.Option("--requantize", help="With --target-size: keep none of the source's own codes.")
     ] = False,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Store embedding and head rotated; --target-size decides by itself.")
+    ] = False,
     calibration: Annotated[str | None, typer.Option("--imatrix", help="A file of intact imatrix.")] = None,
     threads: ThreadsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a directory that exists.")] = False,
@@ -56,6 +59,7 @@ def quantize(
         recipe=recipe,
         target_size=target_size,
         requantize=requantize,
+        rotate=rotate,
         calibration=calibration,
         threads=threads,
         overwrite=overwrite,

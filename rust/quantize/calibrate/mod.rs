@@ -2,8 +2,10 @@
 mod file;
 mod moments;
 mod observe;
+mod trial;
 mod weights;
 
+use crate::encode::{Guidance, Moments};
 use intact::model::Loaded;
 use intact::{Engine, RequestError};
 use intact_core::cpu::Pool;
@@ -138,6 +140,15 @@ impl Set {
     #[must_use]
     pub fn moments(&self) -> Option<&[f64]> {
         self.full.then_some(&*self.sums)
+    }
+
+    /// What encoders make of them; `None` where they are no moments.
+    #[must_use]
+    pub fn guidance(&self) -> Option<Guidance> {
+        match self.moments() {
+            Some(moments) => Moments::new(self.columns, moments.to_vec()).map(Guidance::Moments),
+            None => Some(Guidance::Importance(self.importance())),
+        }
     }
 
     fn add(&mut self, x: &[i32], gains: &[u32], pool: &Pool) {

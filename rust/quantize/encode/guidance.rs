@@ -6,8 +6,8 @@ use intact_core::formats::TILE;
 /// Second moments of a layer's inputs: H = sum of x·xᵀ, symmetric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
-    columns: usize,
-    lower: Vec<f64>,
+    pub(super) columns: usize,
+    pub(super) lower: Vec<f64>,
 }
 
 impl Moments {

@@ -10,6 +10,7 @@ mod grid;
 mod guidance;
 mod layout;
 mod quantize;
+mod rotation;
 mod row;
 mod scalar;
 mod survey;
@@ -20,8 +21,9 @@ mod viterbi;
 pub use guidance::{Guidance, Moments};
 pub use layout::PlaneBuffers;
 pub use quantize::QUANTIZED;
+pub use rotation::{ROTATION, rotate};
 pub use row::{Row, Unrepresentable};
-pub use survey::losses;
+pub use survey::{degraded, losses};
 pub use transcribe::{Transcription, kept, transcribe, transcription};
 
 use crate::error::Error;

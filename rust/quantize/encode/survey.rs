@@ -4,9 +4,11 @@ use super::layout::PlaneBuffers;
 use super::row::Row;
 use super::{RowError, quantize};
 use crate::import::Tensor;
+use intact_core::certify::magnitudes;
 use intact_core::cpu::Pool;
 use intact_core::formats::{Format, N4_DEFAULT_TABLE, TILE};
-use intact_core::matrix::{Activation, Matrix};
+use intact_core::matrix::{Activation, Matrix, Planes};
+use std::sync::{Mutex, PoisonError};
 
 /// Rows that are encoded, spread evenly over the matrix; all of a smaller one.
 const SAMPLE: usize = 64;
@@ -54,6 +56,51 @@ pub fn losses(tensor: &Tensor, formats: &[Format], guidance: &Guidance, pool: &P
     Ok(lost?.chunks(tiles.len()).map(ratio).collect())
 }
 
+/// `matrix` quantized anew to `format`, as [`super::encode`] does it, and the energy of the errors over that of its weights,
+/// as in [`losses`]. `None` where `guidance` is for another matrix, or a row cannot be represented.
+#[must_use]
+pub fn degraded(matrix: &Matrix, format: Format, guidance: &Guidance, pool: &Pool) -> Option<(Matrix, f64)> {
+    let (rows, columns) = (matrix.rows, matrix.columns);
+    // Constants for lookups alone would have to follow.
+    if !guidance.fits(columns) || matrix.planes.embedding_row.is_some() {
+        return None;
+    }
+    let guide = Guide::new(guidance, columns, pool);
+    let mut buffers = PlaneBuffers::new(format, rows, columns);
+    let tiles: Vec<_> = buffers.tiles().into_iter().map(Mutex::new).collect();
+    let energies = pool.map(tiles.len(), |number| {
+        let mut tile = tiles[number].lock().unwrap_or_else(PoisonError::into_inner);
+        let first = number * TILE;
+        let values: Vec<Vec<f32>> = (first..rows.min(first + TILE))
+            .map(|row| weights(matrix, row).iter().map(|&weight| weight as f32).collect())
+            .collect();
+        let mut out = vec![Row::default(); values.len()];
+        quantize(&format, &N4_DEFAULT_TABLE, &guide, &values, &mut out).ok()?;
+        out.iter().enumerate().for_each(|(r, row)| tile.write(r, row));
+        let lost = energy(guidance, &values, Some(&decoded(format, &out, columns)));
+        Some([energy(guidance, &values, None), lost])
+    });
+    drop(tiles);
+    let (mut whole, mut lost) = (0.0, 0.0);
+    for part in energies {
+        let [all, error] = part?;
+        (whole, lost) = (whole + all, lost + error);
+    }
+    let planes = Planes { bias: matrix.planes.bias.clone(), ..buffers.finish() };
+    let mut out = Matrix { format, table: N4_DEFAULT_TABLE, planes, ..matrix.clone() };
+    out.preshift = magnitudes(&out, pool).preshift(out.activation);
+    Some((out, if lost > 0.0 { lost / whole } else { 0.0 }))
+}
+
+/// The real weights of a row.
+fn weights(matrix: &Matrix, row: usize) -> Vec<f64> {
+    let constants = matrix.row_scale(row);
+    let unit = f64::from(constants.m) / (0..constants.shift).fold(1.0, |power, _| power * 2.0);
+    let mut weights = Vec::new();
+    matrix.row_weights(row, &mut weights);
+    weights.iter().map(|&weight| f64::from(weight) * unit).collect()
+}
+
 /// The energy of up to 16 rows, less what is decoded.
 fn energy(guidance: &Guidance, values: &[Vec<f32>], decoded: Option<&[Vec<f64>]>) -> f64 {
     let mut columns = vec![[0.0; TILE]; values[0].len()];
@@ -81,14 +128,7 @@ fn decoded(format: Format, rows: &[Row], columns: usize) -> Vec<Vec<f64>> {
         preshift: 0,
         planes: buffers.finish(),
     };
-    let row = |row| {
-        let constants = matrix.row_scale(row);
-        let unit = f64::from(constants.m) / (0..constants.shift).fold(1.0, |power, _| power * 2.0);
-        let mut weights = Vec::new();
-        matrix.row_weights(row, &mut weights);
-        weights.iter().map(|&weight| f64::from(weight) * unit).collect()
-    };
-    (0..rows.len()).map(row).collect()
+    (0..rows.len()).map(|row| weights(&matrix, row)).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! Matrices whose elements are made of other tensors: packed ones, and master weights that are made ternary.
+//! Matrices whose elements are made of other tensors: packed ones, master weights that are made ternary, and rotated
+//! ones.
 use super::blocks::{Blocks, Grid, WHOLE_ROW};
 use super::packed::Packed;
 use super::tensor::Tensor;
+use crate::encode::{ROTATION, rotate};
 use crate::error::Error;
 use std::sync::OnceLock;
 
@@ -13,6 +15,7 @@ const LEAST_MEAN: f32 = 1e-5;
 pub(super) enum Derived {
     Packed(Packed),
     Ternarised(Ternarised),
+    Rotated(Rotated),
 }
 
 impl Derived {
@@ -21,7 +24,34 @@ impl Derived {
         match self {
             Self::Packed(packed) => packed.in_blocks().then_some(packed.grid),
             Self::Ternarised(_) => Some(Ternarised::GRID),
+            Self::Rotated(_) => None,
         }
+    }
+}
+
+/// A matrix whose rows are transformed, run by run, by the orthogonal Walsh–Hadamard matrix.
+#[derive(Debug)]
+pub(super) struct Rotated {
+    master: Tensor,
+}
+
+impl Rotated {
+    pub(super) fn new(master: Tensor) -> Self {
+        Self { master }
+    }
+
+    /// Whether the elements are floats.
+    pub(super) fn is_float(&self) -> bool {
+        self.master.is_float()
+    }
+
+    /// Row `row` as f32: sums in f64, rounded once.
+    pub(super) fn values(&self, row: usize, out: &mut [f32]) -> Result<(), Error> {
+        self.master.row_f32(row, out)?;
+        let mut wide: Vec<f64> = out.iter().map(|&value| f64::from(value)).collect();
+        wide.chunks_exact_mut(ROTATION).for_each(rotate);
+        out.iter_mut().zip(&wide).for_each(|(out, &value)| *out = value as f32);
+        Ok(())
     }
 }
 

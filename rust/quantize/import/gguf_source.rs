@@ -70,7 +70,7 @@ pub(super) fn open(path: &Path) -> Result<Source, Error> {
     }
     let config = hyperparameters.config;
     let tokenizer = TokenizerFiles::Gguf(files.into_iter().next().map(|file| file.header.meta).unwrap_or_default());
-    Ok(Source { path: path.to_owned(), config, tensors, tokenizer })
+    Ok(Source { path: path.to_owned(), config, tensors, tokenizer, rotated: false })
 }
 
 /// All files of the model, in order; never empty.

@@ -45,6 +45,8 @@ pub struct Source {
     pub tensors: BTreeMap<String, Tensor>,
     /// Where the tokenizer is.
     pub tokenizer: TokenizerFiles,
+    /// Whether embedding and head stand in a rotated basis ([`crate::convert::rotate`]).
+    pub rotated: bool,
 }
 
 /// The tokenizer of a checkpoint, not yet interpreted.

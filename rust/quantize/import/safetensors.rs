@@ -70,7 +70,13 @@ fn source(
         }
         _ => {}
     }
-    Ok(Source { path: directory.to_owned(), config, tensors, tokenizer: TokenizerFiles::HuggingFace(text_files) })
+    Ok(Source {
+        path: directory.to_owned(),
+        config,
+        tensors,
+        tokenizer: TokenizerFiles::HuggingFace(text_files),
+        rotated: false,
+    })
 }
 
 /// The tensors of all files that the index names; index and files must agree exactly.

@@ -1,6 +1,6 @@
 //! A named tensor inside a mapped file, read row by row.
 use super::blocks::{Blocks, FP4_LEVELS, Grid, IQ4_NL_LEVELS, Levels, Scales, Shift, f32_from_half};
-use super::derived::Derived;
+use super::derived::{Derived, Rotated};
 use super::packed::Fault;
 use crate::error::{Error, tensor_field};
 use std::fmt;
@@ -220,6 +220,22 @@ impl Tensor {
         self.shape[self.shape.len() - 1]
     }
 
+    /// The same matrix with its rows rotated: each run of [`ROTATION`](crate::encode::ROTATION) elements transformed by
+    /// the orthogonal Walsh–Hadamard matrix. The columns are a multiple of that.
+    #[must_use]
+    pub fn rotated(&self) -> Self {
+        let derived = Some(Arc::new(Derived::Rotated(Rotated::new(self.clone()))));
+        Self { dtype: DType::Packed, derived, ..self.clone() }
+    }
+
+    /// Whether the elements are stored as floats.
+    pub fn is_float(&self) -> bool {
+        match self.derived.as_deref() {
+            Some(Derived::Rotated(rotated)) => rotated.is_float(),
+            _ => self.dtype.is_float(),
+        }
+    }
+
     /// The meaning of the codes of a row; `None` for floats, for vectors, and where groups of columns that share a scale
     /// do not lie together.
     pub fn grid(&self) -> Option<Grid> {
@@ -247,6 +263,7 @@ impl Tensor {
             match &**derived {
                 Derived::Packed(packed) => packed.values(row, out).map_err(|fault| self.fault(row, fault))?,
                 Derived::Ternarised(ternarised) => ternarised.values(row, out)?,
+                Derived::Rotated(rotated) => rotated.values(row, out)?,
             }
             return if out.iter().all(|value| value.is_finite()) { Ok(()) } else { Err(self.not_finite(row)) };
         }
@@ -294,6 +311,7 @@ impl Tensor {
             Some(Derived::Packed(packed)) if packed.in_blocks() => {
                 return packed.decode(row, out).map_err(|fault| self.fault(row, fault));
             }
+            Some(Derived::Rotated(_)) => return Err(self.access("rotated rows have no codes".to_owned(), USE_VALUES)),
             Some(Derived::Packed(_)) => {
                 return Err(self.access("columns that share a scale lie apart".to_owned(), USE_VALUES));
             }
