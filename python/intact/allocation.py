@@ -120,7 +120,13 @@ def allocate(
     for source, request in variants:
         roles = {name: role for name, role, *_ in request.matrices}
         own = {name: source.own_format(name) if own_codes else None for name in roles}
-        ladders = _ladders(request, own)
+        try:
+            ladders = _ladders(request, own)
+        except RequestError:
+            # The op that takes a rotation back is a few bytes more.
+            if found:
+                continue
+            raise
         surveyed = {name: [format for _, format in ladder if format != own[name]] for name, ladder in ladders.items()}
         new = {name: formats for name, formats in surveyed.items() if name not in body}
         with progress_bar("surveying", "matrix", progress) as report:

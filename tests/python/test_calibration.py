@@ -93,6 +93,25 @@ def test_several_texts_give_equally_many_windows(model: Path, tmp_path: Path) ->
         run("none", [], 2)
 
 
+def test_sensitivities_are_measured_once(model: Path, tmp_path: Path) -> None:
+    def run(name: str, **options: object) -> Calibration:
+        settings = {"full": True, "windows": 3, "window": 40, "progress": False} | options
+        calibrate(model, TEXT, tmp_path / name, **settings)  # type: ignore[arg-type]
+        return Calibration.read(tmp_path / name)
+
+    whole, without = run("whole"), run("part", sensitivities=False)
+    found = {name: whole.sensitivity(name) for name in whole.matrices()}
+    assert all(value is not None and value > 0 for value in found.values()), found
+    assert {without.sensitivity(name) for name in found} == {None}
+    run("part", resume=True, threads=1)
+    assert digest(tmp_path / "part") == digest(tmp_path / "whole")
+    assert run("diagonal", full=False).sensitivity(next(iter(found))) is None
+    # By other moments, but of the same model: what a matrix costs is about the same.
+    other = run("asked", full=False, sensitivities=True)
+    ratios = [(other.sensitivity(name) or 0) / (value or 1) for name, value in found.items()]
+    assert all(0.2 < ratio < 5 for ratio in ratios), ratios
+
+
 def test_the_triangle_has_the_diagonal(model: Path, tmp_path: Path) -> None:
     for full in (False, True):
         calibrate(model, TEXT, tmp_path / str(full), full=full, windows=2, window=32, progress=False)
