@@ -296,10 +296,15 @@ fn codes_of_sources_are_kept() {
                 let turned = grid.shift == Shift::Offset && blocks.scale[k / grid.block] < 0.0;
                 let own = i16::from(blocks.codes[k]);
                 assert_eq!(codes[k % GROUP], if turned { largest_code - own } else { own }, "{dtype:?} {k}");
-                // Half a unit of the scale times the level, half a unit of the offset, and the 23 bits of the unit.
-                let level = match grid.levels {
-                    Levels::Linear { .. } if turned => f64::from(codes[k % GROUP]),
-                    levels => f64::from(levels.level(blocks.codes[k])).abs(),
+                // Half a unit of the scale times the level, half a unit of the offset, and the 23 bits of the unit. An
+                // offset takes off what the scale adds to the mean code.
+                let level = match grid.shift {
+                    Shift::Offset => {
+                        let block = &blocks.codes[k / grid.block * grid.block..][..grid.block];
+                        let mean = block.iter().map(|&code| f64::from(code)).sum::<f64>() / block.len() as f64;
+                        (f64::from(own) - mean).abs()
+                    }
+                    _ => f64::from(grid.levels.level(blocks.codes[k])).abs(),
                 };
                 let most = unit * (0.5 * level + 0.51) + blocks.weight(k).abs() * 1e-6;
                 let error = (real - blocks.weight(k)).abs();

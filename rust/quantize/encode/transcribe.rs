@@ -185,14 +185,23 @@ fn with_offsets(format: &Format, blocks: &Blocks, row: &mut Row) -> f64 {
     if unit == 0.0 {
         return unit;
     }
+    let columns = blocks.codes.len();
+    let mean = |block: usize| {
+        let codes = &row.codes[(block * format.block).min(columns)..((block + 1) * format.block).min(columns)];
+        codes.iter().fold(0.0, |sum, &code| sum + f64::from(code)) / codes.len().max(1) as f64
+    };
+    let means: Vec<f64> = (0..row.scales.len()).map(mean).collect();
     loop {
         let mut fits = true;
         for (block, (scale, offset)) in row.scales.iter_mut().zip(&mut row.offsets).enumerate() {
             let origin = origin(format, blocks, block);
             if origin < blocks.scale.len() {
-                let block = shifted(origin);
-                *scale = round(block.scale / unit) as i32;
-                *offset = block.zero.map_or_else(|| round(block.offset / unit) as i32, |zero| -zero * *scale);
+                let source = shifted(origin);
+                *scale = round(source.scale / unit) as i32;
+                // What rounding adds to the scale, the offset takes off again for the mean code of the block.
+                let excess = f64::from(*scale) * unit - source.scale;
+                let offset_of = || round((source.offset - excess * means[block]) / unit) as i32;
+                *offset = source.zero.map_or_else(offset_of, |zero| -zero * *scale);
                 fits &= within_range(*scale, *offset, largest_code);
             }
         }
