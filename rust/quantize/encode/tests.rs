@@ -1,7 +1,7 @@
 //! Properties of the encoders: what is decoded from the planes is what went in, as nearly as the format allows.
 use super::row::padding_code;
 use super::*;
-use crate::import::{DType, FP4_LEVELS, Grid, IQ4_NL_LEVELS, Levels, Shift, WHOLE_ROW};
+use crate::import::{DType, FP4_LEVELS, Grid, IQ4_NL_LEVELS, Shift, WHOLE_ROW};
 use intact_core::formats::{GROUP, ScaleMode};
 use intact_core::matrix::{Activation, Matrix, RowScale};
 
