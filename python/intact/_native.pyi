@@ -146,8 +146,9 @@ class Model:
         threads: int | None = None,
         progress: Callable[[int, int, str], object] | None = None,
     ) -> Model:
-        """Converts a source in memory; `formats` names those of single matrices, `calibration` is a file; `rotate` says
-        that embedding and head are stored in a rotated basis.
+        """Converts a source in memory; `formats` names those of single matrices, `calibration` is a file.
+
+        `rotate` says that embedding and head are stored in a rotated basis.
 
         `progress(done, total, tensor)` is called after every matrix; what it raises stops the conversion. Raises
         ModelError, RequestError.

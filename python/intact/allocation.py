@@ -104,8 +104,8 @@ def allocate(
 ) -> tuple[int, dict[str, str]]:
     """Formats for matrices so that their directory fits the target and the predicted loss is small.
 
-    The variants are of one checkpoint, and differ in embedding and head only. The same sources, requests and calibration
-    give the same formats on every machine.
+    The variants are of one checkpoint, and differ in embedding and head only. The same sources, requests and
+    calibration give the same formats on every machine.
 
     Returns:
         The index of the variant with the smallest predicted loss, and its formats.
@@ -116,7 +116,7 @@ def allocate(
     """
     measured = Calibration.read(calibration)
     body: dict[str, list[float]] = {}
-    found = []
+    found: list[tuple[float, dict[str, str]]] = []
     for source, request in variants:
         roles = {name: role for name, role, *_ in request.matrices}
         own = {name: source.own_format(name) if own_codes else None for name in roles}

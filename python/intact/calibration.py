@@ -57,8 +57,8 @@ def calibrate(
             each matrix, for a source only; "auto" weighs them by what attention makes of them, "none" counts all the
             same.
         full: All second moments, for error feedback, rather than those of each column with itself.
-        sensitivities: Measure how sensitive the model is to each matrix, which `target_size` goes by, where gradients have
-            not: each one loses bits in turn, which takes about as long as a window of the text. By default with `full`.
+        sensitivities: Measure how sensitive the model is to each matrix, which `target_size` goes by, where gradients
+            have not: each one loses bits in turn, and the model reads some of the text again. By default with `full`.
         generate: Besides the texts, let the model write as many windows as each of them gives.
         windows: Windows at most, evenly spread over each text.
         window: Tokens per window.

@@ -55,8 +55,8 @@ def quantize(
             costs by the calibration. Of `preset`, `recipe` and this one may be given; `type`, `head_type` and
             `tensor_types` go before all three.
         requantize: With `target_size`, keep none of a quantized source's own codes.
-        rotate: Store embedding and head rotated (docs/RECIPES.md), which helps them at 4 and 5 bits; `target_size` decides
-            by itself.
+        rotate: Store embedding and head rotated (docs/RECIPES.md), which helps them at 4 and 5 bits; `target_size`
+            decides by itself.
         calibration: A file of `intact imatrix`: whatever does not keep its codes is quantized by it, with error
             feedback where it holds all second moments.
         threads: CPU threads, 1…1024; by default all that this process may use.

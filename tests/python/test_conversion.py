@@ -76,7 +76,8 @@ def test_a_rotated_head_computes_the_same(checkpoint: Path, tmp_path: Path) -> N
         quantize(checkpoint, tmp_path / name, head_type="W16r", rotate=rotate, progress=False)
     plain, rotated = LLM(tmp_path / "plain"), LLM(tmp_path / "rotated")
     assert plain.digest != rotated.digest and rotated.manifest["provenance"]["rotated"]
-    ops = [op["op"] for op in [*rotated.manifest["model"]["program"]["body"], *rotated.manifest["model"]["program"]["head"]]]
+    program = rotated.manifest["model"]["program"]
+    ops = [op["op"] for op in [*program["body"], *program["head"]]]
     assert ops.count("hadamard") == 2
     one, two = (llm.logits(PROMPTS[2]).astype(np.float64) / 2**llm.fraction_bits for llm in (plain, rotated))
     assert np.abs(one - two).max() < 0.02 * np.abs(one).max()

@@ -28,7 +28,7 @@ def imatrix(
     ] = "auto",
     sensitivities: Annotated[
         bool | None,
-        typer.Option(help="Measure how sensitive the model is to each matrix, for --target-size; by default with --full."),
+        typer.Option(help="Measure how sensitive the model is to each matrix; by default with --full."),
     ] = None,
     windows: Annotated[int, typer.Option("--windows", min=1, help="Windows at most, of all texts.")] = 32,
     window: Annotated[int, typer.Option("--window", min=2, help="Tokens per window.")] = 512,
