@@ -32,8 +32,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RUNS = 3
-MOST_READ = 1 << 30
-"""The largest buffer that a plain read is measured on."""
 RECORD = Path(__file__).parent / "record"
 
 
@@ -71,6 +69,7 @@ def run_intact(path: str, options: argparse.Namespace, threads: int) -> dict[str
     """Every test by name."""
     from intact import LLM, SamplingParams
     from intact._native import decode_bytes, read_bandwidth
+    from intact.cli.bench import MAX_READ
 
     llm = LLM(path, threads=threads)
     ids = tokens(options.prefill, llm.vocabulary_size)
@@ -83,7 +82,7 @@ def run_intact(path: str, options: argparse.Namespace, threads: int) -> dict[str
     rates[f"tg{decode}"] = rate(decode, lambda: generate([ids[:1]], decode))
     weights = decode_bytes(llm._model)
     rates[f"tg{decode}, GB/s"] = rates[f"tg{decode}"] * weights / 1e9
-    rates["read, GB/s"] = read_bandwidth(min(weights, MOST_READ), threads) / 1e9
+    rates["read, GB/s"] = read_bandwidth(min(weights, MAX_READ), threads) / 1e9
     if sequences:
         prompts = [[id] for id in tokens(sequences, llm.vocabulary_size)]
         rates[f"tg{decode} x {sequences}"] = rate(decode * sequences, lambda: generate(prompts, decode))

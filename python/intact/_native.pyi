@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 __all__ = [
     "CONTRACT_VERSION",
     "MAX_RECEIPT_BYTES",
+    "ROTATION",
     "Calibration",
     "Engine",
     "Model",
@@ -56,6 +57,8 @@ __all__ = [
 
 __version__: str
 CONTRACT_VERSION: int
+ROTATION: int
+"""Embeddings and heads of a multiple of so many columns may be rotated."""
 MAX_RECEIPT_BYTES: int
 
 class _KernelSet(TypedDict):

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from intact import allocation, gguf_vocab, recipes
-from intact._native import CONTRACT_VERSION, Calibration, Model, Source, __version__
+from intact._native import CONTRACT_VERSION, ROTATION, Calibration, Model, Source, __version__
 from intact.errors import ModelError, RequestError
 from intact.progress import progress_bar
 from intact.tokenizer import MAX_FILE_BYTES, Tokenizer
 
-ROTATION = 64  # embeddings and heads of a multiple of so many columns may be rotated
+ROTATED = {"rotated": "embedding and head"}
+"""What provenance says of a rotation."""
 
 
 def quantize(
@@ -105,7 +106,7 @@ def quantize(
         if calibration is None:
             raise RequestError("target_size: what formats cost is not known; pass a calibration of `intact imatrix`")
         free = [matrix for matrix in opened.matrices() if matrix[0] not in formats and kinds[matrix[1]] is None]
-        longest = provenance | {"requantized": f"{len(opened.matrices())} matrices", "rotated": "embedding and head"}
+        longest = provenance | {"requantized": f"{len(opened.matrices())} matrices"} | ROTATED
         sources = [opened]
         ends = [matrix for matrix in opened.matrices() if matrix[1] != "body"]
         if not rotate and all(matrix in free and matrix[3] % ROTATION == 0 for matrix in ends):
@@ -141,7 +142,7 @@ def quantize(
             progress=report,
         )
     if rotate:
-        provenance["rotated"] = "embedding and head"
+        provenance |= ROTATED
     requantized = model.requantized
     if requantized:
         provenance["requantized"] = f"{len(requantized)} matrices"

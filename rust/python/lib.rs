@@ -56,6 +56,7 @@ fn release_free_memory() {
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("CONTRACT_VERSION", intact_core::CONTRACT_VERSION)?;
+    m.add("ROTATION", intact_quantize::encode::ROTATION)?;
     m.add_function(wrap_pyfunction!(kernels, m)?)?;
     m.add_function(wrap_pyfunction!(usable_cpus, m)?)?;
     m.add_function(wrap_pyfunction!(release_free_memory, m)?)?;

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from intact import LLM, ModelError, RequestError, calibrate, calibration
-from intact._native import Calibration
+from intact._native import Calibration, Model
 
 TEXT = "The quick brown fox jumps over the lazy dog, and user and assistant look on. " * 12
 
@@ -106,10 +106,20 @@ def test_sensitivities_are_measured_once(model: Path, tmp_path: Path) -> None:
     run("part", resume=True, threads=1)
     assert digest(tmp_path / "part") == digest(tmp_path / "whole")
     assert run("diagonal", full=False).sensitivity(next(iter(found))) is None
+    # Of so few tokens none is looked at.
+    few = run("few", window=6)
+    assert {few.sensitivity(name) for name in found} == {None}
     # By other moments, but of the same model: what a matrix costs is about the same.
     other = run("asked", full=False, sensitivities=True)
     ratios = [(other.sensitivity(name) or 0) / (value or 1) for name, value in found.items()]
     assert all(0.2 < ratio < 5 for ratio in ratios), ratios
+
+
+def test_sensitivities_are_of_the_sums_own_model(model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    calibrate(model, TEXT, tmp_path / "c", windows=2, window=32, progress=False)
+    other = Model.convert(str(checkpoint), body="U4b8")
+    with pytest.raises(ModelError, match="another model"):
+        Calibration.read(tmp_path / "c").try_matrices(other, [[1] * 16])
 
 
 def test_the_triangle_has_the_diagonal(model: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import conftest
 import numpy as np
 import pytest
 
@@ -81,6 +82,15 @@ def test_a_rotated_head_computes_the_same(checkpoint: Path, tmp_path: Path) -> N
     assert ops.count("hadamard") == 2
     one, two = (llm.logits(PROMPTS[2]).astype(np.float64) / 2**llm.fraction_bits for llm in (plain, rotated))
     assert np.abs(one - two).max() < 0.02 * np.abs(one).max()
+
+
+def test_widths_that_cannot_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "HIDDEN", 32)
+    monkeypatch.setitem(conftest.CONFIG, "hidden_size", 32)
+    source = conftest.write_checkpoint(tmp_path / "source")
+    with pytest.raises(ModelError, match=r"rotate: .*32 columns, no multiple of 64"):
+        quantize(source, tmp_path / "model", rotate=True, progress=False)
+    assert not (tmp_path / "model").exists()
 
 
 def test_overwrite(checkpoint: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from intact.llm import LLM
 
 # The largest buffer that memory bandwidth is measured on; far more than caches hold.
-_MAX_READ = 1 << 30
+MAX_READ = 1 << 30
 
 
 def register(app: typer.Typer) -> None:
@@ -91,7 +91,7 @@ def _roof(llm: LLM, decode_bytes: int, rate: float, decodes: bool) -> dict[str, 
 
     if not decodes or llm.device != "cpu":
         return {"read_bandwidth": None, "roof_share": None}
-    bandwidth = read_bandwidth(min(decode_bytes, _MAX_READ), llm.threads)
+    bandwidth = read_bandwidth(min(decode_bytes, MAX_READ), llm.threads)
     return {"read_bandwidth": bandwidth, "roof_share": decode_bytes * rate / bandwidth}
 
 

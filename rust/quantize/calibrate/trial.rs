@@ -33,8 +33,10 @@ impl Calibration {
     /// the relative error energy. `windows`, each at least one token, are the text. `progress` is told how many of how many
     /// matrices are done, and stops the work by `false`.
     ///
+    /// Windows of fewer than [`EVERY`] tokens tell nothing, and leave sensitivities unknown.
+    ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where the logits do not fit.
+    /// [`Error::Other`] for another model than that of the sums, [`Error::OutOfMemory`] where the logits do not fit.
     ///
     /// # Panics
     /// When a token is not below the vocabulary, or a window is longer than the context.
@@ -42,6 +44,12 @@ impl Calibration {
         &mut self, model: &Loaded, pool: &Arc<Pool>, windows: &[Vec<u32>],
         progress: &mut dyn FnMut(usize, usize, &str) -> bool,
     ) -> Result<(), Error> {
+        if model.manifest.digest != self.settings.model {
+            return Err(Error::Other { field: "model" });
+        }
+        if windows.iter().all(|window| window.len() < EVERY) {
+            return Ok(());
+        }
         let base = &model.certified;
         let reference: Vec<Distribution> = distributions(base, &logits(base, pool, windows)?, pool);
         let names: Vec<(usize, String)> = self

@@ -26,8 +26,7 @@ pub fn rotate(v: &mut [f64]) {
 
 impl Guidance {
     /// What this says of inputs, said of them once they are rotated run by run. Columns are a multiple of [`ROTATION`].
-    #[must_use]
-    pub fn rotated(self) -> Self {
+    pub(crate) fn rotated(self) -> Self {
         match self {
             Self::None => Self::None,
             // Weights of columns alone know nothing of their correlation: each rotated one has the mean of its run.
