@@ -33,7 +33,7 @@ impl Calibration {
     /// the relative error energy. `windows`, each at least one token, are the text. `progress` is told how many of how many
     /// matrices are done, and stops the work by `false`.
     ///
-    /// Windows of fewer than [`EVERY`] tokens tell nothing, and leave sensitivities unknown.
+    /// Windows of fewer than 8 tokens tell nothing, and leave sensitivities unknown.
     ///
     /// # Errors
     /// [`Error::Other`] for another model than that of the sums, [`Error::OutOfMemory`] where the logits do not fit.
