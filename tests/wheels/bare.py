@@ -28,6 +28,8 @@ assert Path(intact.__file__).is_relative_to(sys.prefix), intact.__file__
 hypothesis.settings.register_profile("busy", deadline=None)  # other builds may run beside the tests
 hypothesis.settings.load_profile("busy")
 '''
+# Through these a program finds the GPU drivers of a machine; the probe runs where there are none.
+LOADERS = ("libvulkan.so", "libvulkan.so.1", "libEGL.so", "libEGL.so.1")
 COMPILERS = ("rustc", "cargo", "maturin", "cc", "gcc", "clang", "ld", "zig")
 
 
@@ -50,7 +52,8 @@ def bare(table: Table, dist: Path) -> None:
     with table.check("command intact") as line:
         line.result = console_script(runtime / "bin" / "intact", environment)
     with table.step("probe") as line:
-        report = probe([python], site_packages(runtime), environment)
+        hidden = environment | {"LD_LIBRARY_PATH": str(hide_loaders(WORK / "no-loaders"))}
+        report = probe([python], site_packages(runtime), hidden)
         line.result = f"Python {report.machine['python']}, kernels {', '.join(report.kernels)}"
     add_checks(table, report, None, platform.machine())
     values = {check["check"]: check["value"] for check in report.checks if "value" in check}
@@ -68,6 +71,15 @@ def install(path: Path, requirement: str) -> str:
         raise Failure(f"the environment holds {', '.join(found)}")
     packages = json.loads(run([python, "-m", "pip", "list", "--format=json"], environment=environment))
     return f"{len(packages)} packages"
+
+
+def hide_loaders(directory: Path) -> Path:
+    """A directory for LD_LIBRARY_PATH whose empty files stand before the loaders: they cannot be loaded."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for name in LOADERS:
+        (directory / name).touch()
+    return directory
 
 
 def write_sources(python: Path) -> str:

@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -146,6 +147,31 @@ def conformance(places: Places) -> Any:
     return {"cases": ran["cases"], "digest": ran["digest"], "expected": report["expected"]}
 
 
+def no_gpu(places: Places) -> Any:
+    """With no loader of GPU drivers: none is listed, `device="gpu"` says what to do, "auto" is the CPU and says so."""
+    from intact import LLM, DeviceError, DeviceWarning, SamplingParams
+
+    status, printed = command("kernels", "--json")
+    assert status == 0, printed
+    assert json.loads(printed)["adapters"] == [], printed
+    refusal, tokens = "", []
+    for device in ("gpu", "auto", "cpu"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DeviceWarning)
+            try:
+                llm = LLM("tiny", device=device, threads=2)
+            except DeviceError as error:
+                refusal = str(error)
+                continue
+        announced = [warning for warning in caught if warning.category is DeviceWarning]
+        assert len(announced) == (device == "auto"), f"{device}: {[str(warning.message) for warning in caught]}"
+        tokens.append(llm.generate([PROMPT], SamplingParams(temperature=0, max_tokens=16))[0].outputs[0].token_ids)
+    assert "Vulkan" in refusal, f"device='gpu' where there is none: {refusal or 'loads'}"
+    first, second = tokens
+    assert first == second, tokens
+    return {"refusal": refusal, "tokens": first}
+
+
 CHECKS: tuple[Callable[[Places], Any], ...] = (
     package,
     vectors,
@@ -154,6 +180,7 @@ CHECKS: tuple[Callable[[Places], Any], ...] = (
     hash_command,
     packaged_model,
     receipts,
+    no_gpu,
     conformance,
 )
 
