@@ -5,6 +5,7 @@
 
 mod conformance;
 mod faults;
+mod formats;
 mod models;
 mod self_test;
 mod traffic;
