@@ -1,6 +1,7 @@
 """Encode time and decode speed of a model in each of several formats.
 
     .venv/bin/python benches/formats.py SOURCE DIRECTORY TYPE [TYPE …] [--head TYPE] [--layers N] [--threads 1 2]
+        [--record NAME]
 
 SOURCE is what `intact quantize` takes; each TYPE's model directory is DIRECTORY/TYPE and is made if it is not there.
 `--layers N` repeats the layer of a SOURCE that has only one, so that a large model's speed can be had without the
@@ -8,6 +9,8 @@ encoding of a large model (`benches/synthetic.py DIRECTORY --hugging-face --laye
 the bits per weight of the layers, the bytes read per token, the time to encode, and the tokens per second of decoding
 one sequence with their share of the roof that `intact bench` measures in the same process: medians over `--rounds`,
 in which all types take turns.
+
+`--record NAME` also writes the table, with machine, commit and date, to benches/record/NAME.md.
 """
 
 from __future__ import annotations
@@ -23,10 +26,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import intact
+from benches.end_to_end import RECORD, commit, machine
 
 LAYER = re.compile(r"(?<=model\.layers\.)0(?=\.)")
 
@@ -126,6 +132,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--record", metavar="NAME")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     targets: dict[str, Path] = {type: options.directory / type.replace("/", "_") for type in options.types}
@@ -144,8 +151,7 @@ def main() -> None:
             for row in bench(target, options.threads, options.tokens):
                 rows.setdefault((type, row["threads"]), []).append(row)
     columns = ["type", "bits", "MB per token", "encode, µs per weight", *(f"tokens/s × {n}" for n in options.threads)]
-    print(f"| {' | '.join(columns)} |")
-    print("| --- " * len(columns) + "|")
+    lines = [columns, ["---"] * len(columns)]
     for type, target in targets.items():
         took = json.loads(times_of(target).read_bytes())
         cells = [type, f"{bits(target):.2f}", f"{rows[type, options.threads[0]][0]['bytes'] / 1e6:.1f}"]
@@ -154,7 +160,16 @@ def main() -> None:
             rate = statistics.median(row["median"] for row in rows[type, count])
             share = statistics.median(row["roof_share"] * row["median"] / row["mean"] for row in rows[type, count])
             cells.append(f"{rate:.1f} ({share:.0%})")
-        print(f"| {' | '.join(cells)} |")
+        lines.append(cells)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    print(table)
+    if options.record:
+        source = Path(options.source).name + (f", its layer {options.layers} times" if options.layers else "")
+        where = machine()
+        place = f"{where['cpu']}, {where['system']}, {where['cores']} cores"
+        note = f"{source}; {place}; commit {commit()}; {datetime.now(timezone.utc):%Y-%m-%d}."
+        note += f" Decode of {options.tokens} tokens, medians of {options.rounds} rounds; head {options.head}."
+        (RECORD / f"{options.record}.md").write_text(f"# {options.record}\n\n{note}\n\n{table}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
