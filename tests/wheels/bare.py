@@ -14,7 +14,7 @@ from tests.wheels.installed import NATIVE, SOURCES, add_checks, probe
 from tests.wheels.steps import ROOT, WORK, Failure, Table, environment_of, make_environment, run
 
 # Of the source tree, what the Python tests read. The package is not among it.
-TEST_FILES = ("tests/python", "tests/vectors", "benches/data", "docs", "README.md", "pyproject.toml")
+TEST_FILES = ("tests/python", "tests/vectors", "tests/oracle", "benches/data", "docs", "README.md", "pyproject.toml")
 # conftest.py beside the copied tests: they must not find another package than the installed one.
 GUARD = '''"""The tests run against the installed package."""
 
@@ -113,7 +113,12 @@ def python_tests(python: Path) -> str:
         if (ROOT / name).is_dir():
             # Some test the programs beside them, which a wheel does not have.
             ignored = shutil.ignore_patterns(
-                "__pycache__", "test_wheels.py", "test_cross.py", "test_faults.py", "test_*_bench.py"
+                "__pycache__",
+                "test_wheels.py",
+                "test_cross.py",
+                "test_faults.py",
+                "test_start_up.py",
+                "test_*_bench.py",
             )
             shutil.copytree(ROOT / name, copy / name, ignore=ignored)
         else:

@@ -25,7 +25,7 @@ pub(in crate::kernels) const HALVES: [u8; 16] = {
 };
 
 /// [`Codes`] of the stage: level + 62, or unsigned codes in mode z8.
-pub(super) struct Staged;
+pub(in crate::kernels) struct Staged;
 
 impl Codes for Staged {
     const WORDS: usize = STEPS;
@@ -55,21 +55,33 @@ pub(in crate::kernels) struct Stage<V> {
     first: usize,
 }
 
-impl<V: Copy> Stage<V> {
-    /// Room that holds nothing yet.
-    #[inline(always)]
-    pub(in crate::kernels) fn new() -> Self {
-        Self { lines: MaybeUninit::uninit(), first: 0 }
-    }
+/// Where a kernel takes the codes of a tile's groups from.
+pub(in crate::kernels) trait Source<V> {
+    /// One that holds nothing yet.
+    fn new() -> Self;
 
-    /// Spreads the codes of `groups`, a section at most, where `P` is staged.
+    /// Gets `groups` ready, a section at most.
     ///
     /// # Safety
     /// As for [`Lanes`]; the groups are below the tile's.
+    unsafe fn fill<L: Lanes<Line = V>, P: Codes>(&mut self, part: Part<'_>, groups: Range<usize>);
+
+    /// The codes of a group, as [`Codes::steps`] of `P` makes them.
+    ///
+    /// # Safety
+    /// `group` is below the tile's groups, and of those that are ready.
+    unsafe fn steps<L: Lanes<Line = V>, P: Codes>(&self, part: Part<'_>, group: usize, table: V) -> [V; STEPS];
+}
+
+/// Spreads the codes of a section where `P` is staged.
+impl<V: Copy> Source<V> for Stage<V> {
     #[inline(always)]
-    pub(in crate::kernels) unsafe fn fill<L: Lanes<Line = V>, P: Codes>(
-        &mut self, part: Part<'_>, groups: Range<usize>,
-    ) {
+    fn new() -> Self {
+        Self { lines: MaybeUninit::uninit(), first: 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn fill<L: Lanes<Line = V>, P: Codes>(&mut self, part: Part<'_>, groups: Range<usize>) {
         if P::STAGED {
             assert!(groups.len() <= SECTION);
             self.first = groups.start;
@@ -78,19 +90,16 @@ impl<V: Copy> Stage<V> {
         }
     }
 
-    /// The codes of a group, as [`Codes::steps`] of `P` takes them.
-    ///
-    /// # Safety
-    /// `group` is below the tile's groups, and of those last filled where `P` is staged.
     #[inline(always)]
-    pub(in crate::kernels) unsafe fn words<P: Codes>(&self, part: Part<'_>, group: usize) -> *const u8 {
+    unsafe fn steps<L: Lanes<Line = V>, P: Codes>(&self, part: Part<'_>, group: usize, table: V) -> [V; STEPS] {
         // SAFETY: the caller's promise.
         unsafe {
-            if P::STAGED {
+            let words = if P::STAGED {
                 self.lines.as_ptr().cast::<V>().add(SLACK + (group - self.first) * STEPS).cast()
             } else {
                 part.words(group, P::WORDS)
-            }
+            };
+            P::steps::<L>(words, table)
         }
     }
 }

@@ -19,7 +19,7 @@ pub(in crate::kernels) struct Tile<'a> {
     /// A line of 64 bytes per pair of blocks.
     pub(super) offset: &'a [u8],
     /// How codes are stored.
-    pub(super) kind: PayloadKind,
+    pub(in crate::kernels) kind: PayloadKind,
     /// Whether weights are scaled from unsigned codes, without their zero level.
     pub(super) unsigned: bool,
     /// Levels of N4.

@@ -2,6 +2,7 @@
 
 use super::{avx512_attention, avx512_bytes, avx512_few, avx512_ops, avx512_panel, avx512_trellis};
 use crate::activations::Activations;
+use crate::formats::PayloadKind;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot::{self, Input};
 use crate::kernels::simd::lanes::{Job, Lanes};
@@ -270,6 +271,12 @@ impl Lanes for Avx512 {
         // SAFETY: the caller has AVX-512 VNNI; two planes are those of A16.
         unsafe {
             if I::PLANES == 2 && out.len() >= avx512_panel::PAYS && avx512_panel::dot::<P, S>(tile, tokens, out) {
+                return true;
+            }
+            if let (1, PayloadKind::Trellis(bits)) = (out.len(), tile.kind)
+                && avx512_trellis::available()
+            {
+                avx512_trellis::one::<S, I>(bits, tile, *tokens, out);
                 return true;
             }
             // What is decoded for four tokens at a time otherwise, at little cost unless it is staged.
