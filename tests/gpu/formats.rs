@@ -1,7 +1,7 @@
 //! Tiny models of every architecture in every weight format: the same logits from every kernel set and every adapter.
 
 use super::adapters;
-use super::models::{gpu, load, models};
+use super::models::{PAGE, gpu, load, models};
 use intact::core::certify::{Certified, certify};
 use intact::core::cpu::{Batch, Cpu, Pool, Token};
 use intact::core::executor::Executor;
@@ -14,7 +14,6 @@ use intact_gpu::Adapter;
 use std::path::Path;
 use std::sync::Arc;
 
-const PAGE: usize = 8;
 /// Models after which a device is opened anew: a software adapter keeps tens of megabytes of each shader.
 const KEPT: usize = 8;
 
@@ -95,6 +94,7 @@ fn every_architecture_in_every_format() {
         let chosen = if full { 0..turns } else { number % turns..number % turns + 1 };
         cases.extend(chosen.map(|turn| case(&path, &formats, turn * matrices)));
     }
+    assert!(cases.len() >= 10, "{} models: architectures are missing", cases.len());
     let on = |adapter: &Adapter| {
         for cases in cases.chunks(KEPT) {
             let device = adapter.open().expect("opens");

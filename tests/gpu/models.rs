@@ -11,7 +11,7 @@ use intact_gpu::{Device, Gpu};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const PAGE: usize = 8;
+pub(crate) const PAGE: usize = 8;
 
 pub(crate) fn models() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/models");

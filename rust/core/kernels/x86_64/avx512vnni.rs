@@ -273,6 +273,7 @@ impl Lanes for Avx512 {
             if I::PLANES == 2 && out.len() >= avx512_panel::PAYS && avx512_panel::dot::<P, S>(tile, tokens, out) {
                 return true;
             }
+            // Decode is bound by instructions, and a stage in between costs more of them than it saves.
             if let (1, PayloadKind::Trellis(bits)) = (out.len(), tile.kind)
                 && avx512_trellis::available()
             {
