@@ -165,8 +165,7 @@ def main() -> None:
     print(table)
     if options.record:
         source = Path(options.source).name + (f", its layer {options.layers} times" if options.layers else "")
-        where = machine()
-        place = f"{where['cpu']}, {where['system']}, {where['cores']} cores"
+        place = f"{', '.join(map(str, machine().values()))} cores"
         note = f"{source}; {place}; commit {commit()}; {datetime.now(timezone.utc):%Y-%m-%d}."
         note += f" Decode of {options.tokens} tokens, medians of {options.rounds} rounds; head {options.head}."
         (RECORD / f"{options.record}.md").write_text(f"# {options.record}\n\n{note}\n\n{table}\n", encoding="utf-8")
