@@ -6,9 +6,9 @@
 SOURCE is what `intact quantize` takes; each TYPE's model directory is DIRECTORY/TYPE and is made if it is not there.
 `--layers N` repeats the layer of a SOURCE that has only one, so that a large model's speed can be had without the
 encoding of a large model (`benches/synthetic.py DIRECTORY --hugging-face --layers 1`). The table has, for each type,
-the bits per weight of the layers, the bytes read per token, the time to encode, and the tokens per second of decoding
-one sequence with their share of the roof that `intact bench` measures in the same process: medians over `--rounds`,
-in which all types take turns.
+the bits per weight of the layers, the bytes read per token, the time of the conversion with all threads, head and
+reading included (not with `--layers`), and the tokens per second of decoding one sequence with their share of the roof
+that `intact bench` measures in the same process: medians over `--rounds`, in which all types take turns.
 
 `--record NAME` also writes the table, with machine, commit and date, to benches/record/NAME.md.
 """
@@ -42,9 +42,7 @@ def encode(source: str, target: Path, type: str, head: str) -> None:
     start = time.perf_counter()
     intact.quantize(source, target, type=type, head_type=head, progress=sys.stderr.isatty())
     seconds = time.perf_counter() - start
-    body = [matrix for name, matrix in matrices(target).items() if ".layers." in name]
-    weights = sum(matrix["rows"] * matrix["columns"] for matrix in body)
-    times_of(target).write_text(json.dumps({"seconds": seconds, "weights": weights}), encoding="utf-8")
+    times_of(target).write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
 
 
 def times_of(target: Path) -> Path:
@@ -150,16 +148,20 @@ def main() -> None:
         for type, target in targets.items():
             for row in bench(target, options.threads, options.tokens):
                 rows.setdefault((type, row["threads"]), []).append(row)
-    columns = ["type", "bits", "MB per token", "encode, µs per weight", *(f"tokens/s × {n}" for n in options.threads)]
+    columns = ["type", "bits", "MB per token", *(f"tokens/s × {n}" for n in options.threads)]
+    if not options.layers:
+        columns += ["conversion, s", "s per million weights"]
     lines = [columns, ["---"] * len(columns)]
     for type, target in targets.items():
-        took = json.loads(times_of(target).read_bytes())
         cells = [type, f"{bits(target):.2f}", f"{rows[type, options.threads[0]][0]['bytes'] / 1e6:.1f}"]
-        cells.append(f"{1e6 * took['seconds'] / took['weights']:.2f}")
         for count in options.threads:
             rate = statistics.median(row["median"] for row in rows[type, count])
             share = statistics.median(row["roof_share"] * row["median"] / row["mean"] for row in rows[type, count])
             cells.append(f"{rate:.1f} ({share:.0%})")
+        if not options.layers:
+            seconds = json.loads(times_of(target).read_bytes())["seconds"]
+            weights = sum(matrix["rows"] * matrix["columns"] for matrix in matrices(target).values())
+            cells += [f"{seconds:.0f}", f"{1e6 * seconds / weights:.2f}"]
         lines.append(cells)
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     print(table)

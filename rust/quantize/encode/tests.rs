@@ -3,7 +3,7 @@ use super::row::padding_code;
 use super::*;
 use crate::import::{DType, FP4_LEVELS, Grid, IQ4_NL_LEVELS, Shift, WHOLE_ROW};
 use intact_core::formats::{GROUP, ScaleMode};
-use intact_core::matrix::{Activation, Matrix, RowScale};
+use intact_core::matrix::{Activation, Matrix, PlaneSizes, RowScale};
 
 /// A stream of pseudo-random numbers.
 pub(super) struct Random(pub(super) u64);
@@ -417,4 +417,26 @@ fn grids_without_a_format_are_requantized() {
     assert_eq!(name(1024, 4).to_string(), "U4b8/128");
     assert_eq!(name(WHOLE_ROW, 8).to_string(), "U8r");
     assert_eq!(name(WHOLE_ROW, 4).to_string(), "U4r");
+}
+
+/// Error over power of unit Gaussians, as docs/FORMATS.md tells it for every format in blocks of 32.
+#[test]
+fn distortion_of_a_gaussian() {
+    let mut random = Random(14);
+    let mut uniform = || (random.below(1 << 31) as f64 + 0.5) / f64::from(1u32 << 31);
+    let mut normal = || (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
+    let rows: Vec<Vec<f32>> = (0..8).map(|_| (0..4096).map(|_| normal() as f32).collect()).collect();
+    let power = |row: &[f32]| row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+    let all: f64 = rows.iter().map(|row| power(row)).sum();
+    let line = |name: &str| {
+        let format = Format::parse(name).unwrap();
+        let lost = rows.iter().map(|row| error(format, row) * power(row)).sum::<f64>() / all;
+        let bytes = PlaneSizes::of(&format, TILE, 4096).and_then(|sizes| sizes.stored()).unwrap();
+        let bits = bytes as f64 / 8192.0;
+        format!("| {name} | {bits:.2} | {lost:.2e} | {:.2} |", 10.0 * lost.log10() + 20.0 * bits * 2f64.log10())
+    };
+    let found: Vec<String> = QUANTIZED.iter().map(|name| line(name)).collect();
+    let told = include_str!("../../../docs/FORMATS.md");
+    let missing: Vec<&str> = found.iter().map(String::as_str).filter(|line| !told.contains(line)).collect();
+    assert!(missing.is_empty(), "docs/FORMATS.md lacks\n{}", missing.join("\n"));
 }

@@ -10,7 +10,7 @@ use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot::{self, Input};
 use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::simd::scales::{Part, Scales, zero_level};
-use crate::kernels::simd::staged::{Source, Stage};
+use crate::kernels::simd::staged::Stage;
 use crate::kernels::simd::tile::{Tile, Tokens};
 use crate::kernels::simd::unrolled;
 use crate::kernels::{KernelSet, Kernels, Sums};
@@ -161,7 +161,7 @@ unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, groups: Range<usize>, wei
             // SAFETY: the caller's promise.
             let (codes, scale) = unsafe {
                 let table = I8mm::table(&tile.table_bytes(I8mm::SIGNED));
-                (stage.steps::<I8mm, P>(part, group, table), S::group::<I8mm, P>(part, group))
+                (P::steps::<I8mm>(stage.words::<P>(part, group), table), S::group::<I8mm, P>(part, group))
             };
             for (&[left, right], octet) in codes.as_chunks().0.iter().zip(&mut weights.codes) {
                 let left = vreinterpretq_s32_s8(vsubq_s8(vreinterpretq_s8_s32(left), zero));

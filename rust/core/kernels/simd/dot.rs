@@ -7,7 +7,7 @@
 use super::codes::{self, Codes};
 use super::lanes::{Job, Lanes};
 use super::scales::{B4, B8, GroupScale, Part, R, Scales, Z8, zero_level};
-use super::staged::{Source, Stage, Staged};
+use super::staged::{Stage, Staged};
 use super::tile::{Tile, Tokens};
 use super::unrolled;
 use super::wide::Wide;
@@ -106,16 +106,16 @@ impl<V: Copy> Total<V> {
 }
 
 /// i32 sums of the planes of `T` tokens.
-pub(super) type Accumulators<V, const T: usize> = [[V; 2]; T];
+pub(in crate::kernels) type Accumulators<V, const T: usize> = [[V; 2]; T];
 
 /// Sums of the planes of `T` tokens over all columns.
-pub(super) struct Totals<V, const T: usize>([[Total<V>; 2]; T]);
+pub(in crate::kernels) struct Totals<V, const T: usize>([[Total<V>; 2]; T]);
 
 impl<V: Copy, const T: usize> Totals<V, T> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn zero<L: Lanes<Line = V>>() -> Self {
+    pub(in crate::kernels) unsafe fn zero<L: Lanes<Line = V>>() -> Self {
         // SAFETY: the caller's promise.
         unsafe { Self([[Total::zero::<L>(); 2]; T]) }
     }
@@ -125,7 +125,7 @@ impl<V: Copy, const T: usize> Totals<V, T> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn add<L: Lanes<Line = V>, I: Input>(&mut self, chunk: &Accumulators<V, T>) {
+    pub(in crate::kernels) unsafe fn add<L: Lanes<Line = V>, I: Input>(&mut self, chunk: &Accumulators<V, T>) {
         unrolled!(J < T, {
             let mut plane = 0;
             while plane < I::PLANES {
@@ -141,7 +141,7 @@ impl<V: Copy, const T: usize> Totals<V, T> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn store<L: Lanes<Line = V>, I: Input>(&self, row: usize, out: &mut Sums) {
+    pub(in crate::kernels) unsafe fn store<L: Lanes<Line = V>, I: Input>(&self, row: usize, out: &mut Sums) {
         for (out, planes) in out.iter_mut().zip(&self.0) {
             // SAFETY: the caller's promise.
             let (first, last) = unsafe { (planes[0].sums::<L>(), planes[I::PLANES - 1].sums::<L>()) };
@@ -177,10 +177,10 @@ impl<const T: usize> Inputs<T> {
 }
 
 /// What a kernel for one tile is given: the tokens of `out` are its tokens.
-pub(in crate::kernels) struct Call<'a> {
-    pub(in crate::kernels) tile: &'a Tile<'a>,
-    pub(in crate::kernels) tokens: Tokens<'a>,
-    pub(in crate::kernels) out: &'a mut Sums,
+pub(super) struct Call<'a> {
+    pub(super) tile: &'a Tile<'a>,
+    pub(super) tokens: Tokens<'a>,
+    pub(super) out: &'a mut Sums,
 }
 
 /// The kernel of payload `P` in mode `S` with activations `I`, for at most `T` tokens, `T` of which it computes.
@@ -189,46 +189,27 @@ struct Narrow<'a, P, S, I, const T: usize>(Call<'a>, PhantomData<(P, S, I)>);
 impl<P: Codes, S: Scales, I: Input, const T: usize> Job for Narrow<'_, P, S, I, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        // SAFETY: the caller's promise.
-        unsafe { narrow_from::<L, P, S, I, Stage<L::Line>, T>(self.0) }
-    }
-}
-
-/// [`Narrow`] with codes from `F`.
-///
-/// # Safety
-/// As for [`Job::run`].
-#[inline(always)]
-pub(in crate::kernels) unsafe fn narrow_from<
-    L: Lanes,
-    P: Codes,
-    S: Scales,
-    I: Input,
-    F: Source<L::Line>,
-    const T: usize,
->(
-    call: Call<'_>,
-) {
-    let Call { tile, tokens, out } = call;
-    let x = Inputs::<T>::new(&tokens, out.len());
-    // SAFETY: the caller's promise; groups are below `tile.groups`.
-    unsafe {
-        let table = L::table(&tile.table_bytes(L::SIGNED));
-        let mut source = F::new();
-        let mut row = 0;
-        while row < TILE {
-            let part = Part { tile, row };
-            let mut totals = Totals::<L::Line, T>::zero::<L>();
-            let mut group = 0;
-            while group < tile.groups {
-                let end = tile.groups.min(group + I::CHUNK);
-                source.fill::<L, P>(part, group..end);
-                let chunk = chunk_dot::<L, P, S, I, F, T>(part, group..end, &source, table, &x);
-                totals.add::<L, I>(&chunk);
-                group = end;
+        let Call { tile, tokens, out } = self.0;
+        let x = Inputs::<T>::new(&tokens, out.len());
+        // SAFETY: the caller's promise; groups are below `tile.groups`.
+        unsafe {
+            let table = L::table(&tile.table_bytes(L::SIGNED));
+            let mut stage = Stage::new();
+            let mut row = 0;
+            while row < TILE {
+                let part = Part { tile, row };
+                let mut totals = Totals::<L::Line, T>::zero::<L>();
+                let mut group = 0;
+                while group < tile.groups {
+                    let end = tile.groups.min(group + I::CHUNK);
+                    stage.fill::<L, P>(part, group..end);
+                    let chunk = chunk_dot::<L, P, S, I, T>(part, group..end, &stage, table, &x);
+                    totals.add::<L, I>(&chunk);
+                    group = end;
+                }
+                totals.store::<L, I>(row, out);
+                row += L::ROWS;
             }
-            totals.store::<L, I>(row, out);
-            row += L::ROWS;
         }
     }
 }
@@ -238,8 +219,8 @@ pub(in crate::kernels) unsafe fn narrow_from<
 /// # Safety
 /// As for [`Job::run`].
 #[inline(always)]
-unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, F: Source<L::Line>, const T: usize>(
-    part: Part<'_>, groups: Range<usize>, source: &F, table: L::Line, x: &Inputs<T>,
+unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
+    part: Part<'_>, groups: Range<usize>, stage: &Stage<L::Line>, table: L::Line, x: &Inputs<T>,
 ) -> Accumulators<L::Line, T> {
     // SAFETY: the caller's promise; columns of a group are below `x.padded`.
     unsafe {
@@ -255,7 +236,7 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, F: Source<L::Line>,
                     part.prefetch::<L, P, S, false>(group);
                 }
             }
-            let codes = source.steps::<L, P>(part, group, table);
+            let codes = P::steps::<L>(stage.words::<P>(part, group), table);
             let scale = S::group::<L, P>(part, group);
             unrolled!(J < T, {
                 let mut plane = 0;

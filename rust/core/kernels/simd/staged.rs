@@ -55,33 +55,21 @@ pub(in crate::kernels) struct Stage<V> {
     first: usize,
 }
 
-/// Where a kernel takes the codes of a tile's groups from.
-pub(in crate::kernels) trait Source<V> {
-    /// One that holds nothing yet.
-    fn new() -> Self;
-
-    /// Gets `groups` ready, a section at most.
-    ///
-    /// # Safety
-    /// As for [`Lanes`]; the groups are below the tile's.
-    unsafe fn fill<L: Lanes<Line = V>, P: Codes>(&mut self, part: Part<'_>, groups: Range<usize>);
-
-    /// The codes of a group, as [`Codes::steps`] of `P` makes them.
-    ///
-    /// # Safety
-    /// `group` is below the tile's groups, and of those that are ready.
-    unsafe fn steps<L: Lanes<Line = V>, P: Codes>(&self, part: Part<'_>, group: usize, table: V) -> [V; STEPS];
-}
-
-/// Spreads the codes of a section where `P` is staged.
-impl<V: Copy> Source<V> for Stage<V> {
+impl<V: Copy> Stage<V> {
+    /// Room that holds nothing yet.
     #[inline(always)]
-    fn new() -> Self {
+    pub(in crate::kernels) fn new() -> Self {
         Self { lines: MaybeUninit::uninit(), first: 0 }
     }
 
+    /// Spreads the codes of `groups`, a section at most, where `P` is staged.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; the groups are below the tile's.
     #[inline(always)]
-    unsafe fn fill<L: Lanes<Line = V>, P: Codes>(&mut self, part: Part<'_>, groups: Range<usize>) {
+    pub(in crate::kernels) unsafe fn fill<L: Lanes<Line = V>, P: Codes>(
+        &mut self, part: Part<'_>, groups: Range<usize>,
+    ) {
         if P::STAGED {
             assert!(groups.len() <= SECTION);
             self.first = groups.start;
@@ -90,16 +78,19 @@ impl<V: Copy> Source<V> for Stage<V> {
         }
     }
 
+    /// The codes of a group, as [`Codes::steps`] of `P` takes them.
+    ///
+    /// # Safety
+    /// `group` is below the tile's groups, and of those last filled where `P` is staged.
     #[inline(always)]
-    unsafe fn steps<L: Lanes<Line = V>, P: Codes>(&self, part: Part<'_>, group: usize, table: V) -> [V; STEPS] {
+    pub(in crate::kernels) unsafe fn words<P: Codes>(&self, part: Part<'_>, group: usize) -> *const u8 {
         // SAFETY: the caller's promise.
         unsafe {
-            let words = if P::STAGED {
+            if P::STAGED {
                 self.lines.as_ptr().cast::<V>().add(SLACK + (group - self.first) * STEPS).cast()
             } else {
                 part.words(group, P::WORDS)
-            };
-            P::steps::<L>(words, table)
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ const COLUMNS: usize = 64;
 /// Lines of an interleaved value panel for sixteen positions.
 const VALUE_LINES: usize = COLUMNS / 4;
 /// Blocks of positions whose values are interleaved at a time: as many as the first-level cache holds. Digit sums of
-/// that many fit i32 easily: 127 · 255 · 512 < 2^24.
+/// that many fit i32 easily: 127 · 255 · 512 < 2^24; and so do sums of p: 2^22 · 512 = 2^31.
 const PANEL: usize = 32;
 /// Base-256 digits of a weight, which is at most 2^22.
 const DIGITS: usize = 3;
@@ -118,8 +118,10 @@ struct Weigher<'a> {
     largest: __m512i,
     /// 8 plus the largest tv.
     value_t: __m512i,
-    /// The sums of p, i64.
-    total: __m512i,
+    /// The sum of p of the panels before.
+    total: u64,
+    /// The sums of p of a panel.
+    part: __m512i,
 }
 
 /// [`crate::ops::attention::scores`].
@@ -132,14 +134,22 @@ pub(super) fn scores(
 ) {
     let width = queries[0].codes.len();
     let blocks = blocks(runs, width);
-    let steps = width.div_ceil(2).next_multiple_of(LANES);
-    let lines = lines(scratch, (blocks.len() + steps / LANES) * queries.len() + steps);
+    let (steps, few_queries) = (width.div_ceil(2).next_multiple_of(LANES), queries.len() <= FEW);
+    let parts = if few_queries { width.div_ceil(HALF) } else { steps / LANES };
+    let lines = lines(scratch, (blocks.len() + parts) * queries.len() + steps);
     let (scores, rest) = lines.split_at_mut(blocks.len() * queries.len());
-    let (codes, panel) = rest.split_at_mut(queries.len() * (steps / LANES));
+    let (codes, panel) = rest.split_at_mut(queries.len() * parts);
     let mut readers = Vec::with_capacity(queries.len());
-    for (query, lines) in queries.iter().zip(codes.chunks_exact_mut(steps / LANES)) {
-        for (line, codes) in lines.iter_mut().zip(query.codes.chunks(STEP)) {
-            store(load_i16(codes), line);
+    for (query, lines) in queries.iter().zip(codes.chunks_exact_mut(parts)) {
+        for (i, line) in lines.iter_mut().enumerate() {
+            let codes = if few_queries {
+                _mm512_broadcast_i64x4(_mm512_castsi512_si256(load_i16(
+                    &query.codes[i * HALF..width.min((i + 1) * HALF)],
+                )))
+            } else {
+                load_i16(query.codes.get(i * STEP..).unwrap_or_default())
+            };
+            store(codes, line);
         }
         readers.push(Reader {
             query,
@@ -186,7 +196,8 @@ pub(super) fn sums(queries: &[Query<'_>], runs: &[Run<'_>], scratch: &mut Scratc
             query,
             largest: _mm512_set1_epi32(seen.largest),
             value_t: _mm512_set1_epi32(8 + i32::from(seen.value_t)),
-            total: _mm512_setzero_si512(),
+            total: 0,
+            part: _mm512_setzero_si512(),
         });
     }
     let stride = width.next_multiple_of(COLUMNS);
@@ -203,6 +214,10 @@ pub(super) fn sums(queries: &[Query<'_>], runs: &[Run<'_>], scratch: &mut Scratc
                 block.prefetch(block.run.values, width, 0, parts);
             }
             weights(&mut weighers, block, &mut scores[start + i..], count);
+        }
+        for weigher in &mut weighers {
+            weigher.total += u64::from(_mm512_reduce_add_epi32(weigher.part) as u32);
+            weigher.part = _mm512_setzero_si512();
         }
         for column in (0..width).step_by(COLUMNS) {
             for (block, lines) in some.iter().zip(panel.chunks_exact_mut(VALUE_LINES)) {
@@ -225,7 +240,7 @@ pub(super) fn sums(queries: &[Query<'_>], runs: &[Run<'_>], scratch: &mut Scratc
     }
     scratch.sums = sums;
     for (seen, weigher) in scratch.seen.iter_mut().zip(&weighers) {
-        seen.total = _mm512_reduce_add_epi64(weigher.total) as u64;
+        seen.total = weigher.total;
     }
 }
 
@@ -300,6 +315,10 @@ fn many(
 
 /// i16 to one register.
 const STEP: usize = 32;
+/// And to half of one.
+const HALF: usize = STEP / 2;
+/// Queries at most for which keys are not transposed.
+const FEW: usize = 4;
 
 /// The first 32 elements, zeros where there are fewer.
 #[inline]
@@ -330,6 +349,31 @@ fn key<const FULL: bool>(block: &Block<'_>, r: usize, width: usize, step: usize)
         match block.run.keys {
             Keys::I8(keys) => _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, keys.as_ptr().wrapping_add(first))),
             Keys::I16(keys) => _mm512_maskz_loadu_epi16(mask, keys.as_ptr().wrapping_add(first)),
+        }
+    }
+}
+
+/// Codes `HALF · step..` of the keys of positions `r` and r + 4, side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn two_keys<const FULL: bool>(block: &Block<'_>, r: usize, width: usize, step: usize) -> __m512i {
+    let columns = HALF.min(width - step * HALF);
+    let mask: __mmask16 = if columns == HALF { !0 } else { (1 << columns) - 1 };
+    let masks = [r, r + 4].map(|r| if FULL || r < block.len { mask } else { 0 });
+    let [a, b] = [r, r + 4].map(|r| (block.at + r) * width + step * HALF);
+    // SAFETY: as in `key`.
+    unsafe {
+        match block.run.keys {
+            Keys::I8(keys) => {
+                let load = |mask, first| _mm_maskz_loadu_epi8(mask, keys.as_ptr().wrapping_add(first));
+                let a = _mm256_castsi128_si256(load(masks[0], a));
+                _mm512_cvtepi8_epi16(_mm256_inserti128_si256::<1>(a, load(masks[1], b)))
+            }
+            Keys::I16(keys) => {
+                let load = |mask, first| _mm256_maskz_loadu_epi16(mask, keys.as_ptr().wrapping_add(first));
+                let a = _mm512_castsi256_si512(load(masks[0], a));
+                _mm512_inserti64x4::<1>(a, load(masks[1], b))
+            }
         }
     }
 }
@@ -390,39 +434,36 @@ fn products<const N: usize>(codes: &[i32], stride: usize, keys: &[Line]) -> [__m
     acc
 }
 
-/// The same of keys as they lie in memory; asks for those of `ahead`, a sixteenth with every position.
+/// The same of keys as they lie in memory, two positions to a register; asks for those of `ahead` by the way.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn across<const N: usize, const FULL: bool>(
     block: &Block<'_>, ahead: Option<&Block<'_>>, width: usize, codes: &[Line],
 ) -> [__m512i; N] {
     let steps = codes.len() / N;
-    let mut quads = [[_mm512_setzero_si512(); 4]; N];
-    for i in 0..4 {
+    let mut eights = [[_mm512_setzero_si512(); 2]; N];
+    for i in 0..2 {
+        // Positions 8i + r and 8i + r + 4.
         let mut acc = [[_mm512_setzero_si512(); 4]; N];
         if let Some(block) = ahead {
-            block.prefetch_keys(width, i, 4);
+            block.prefetch_keys(width, i, 2);
         }
         for step in 0..steps {
             let queries: [__m512i; N] = core::array::from_fn(|n| load(&codes[n * steps + step]));
             for r in 0..4 {
-                let keys = key::<FULL>(block, 4 * i + r, width, step);
+                let keys = two_keys::<FULL>(block, 8 * i + r, width, step);
                 for (acc, &query) in acc.iter_mut().zip(&queries) {
                     acc[r] = _mm512_dpwssd_epi32(acc[r], keys, query);
                 }
             }
         }
-        for (quads, [a, b, c, d]) in quads.iter_mut().zip(acc) {
+        for (eights, [a, b, c, d]) in eights.iter_mut().zip(acc) {
             let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
             let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            quads[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            eights[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
         }
     }
-    quads.map(|[a, b, c, d]| {
-        let ab = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
-        let cd = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xDD>(c, d));
-        _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd))
-    })
+    eights.map(|[a, b]| _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b)))
 }
 
 /// Makes l of S, in every `stride`-th line of `out`; finds the largest l and tv. Returns how many queries there were.
@@ -465,8 +506,7 @@ fn weights(weighers: &mut [Weigher<'_>], block: &Block<'_>, scores: &mut [Line],
         let x =
             _mm512_mask_mov_epi32(x, _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()), _mm512_set1_epi32(i32::MIN));
         let p = _mm512_maskz_mov_epi32(block.visible(weigher.query), exp2(x, 22));
-        let (low, high) = widen(p);
-        weigher.total = _mm512_add_epi64(weigher.total, _mm512_add_epi64(low, high));
+        weigher.part = _mm512_add_epi32(weigher.part, p);
         // p · d < 2^30, so a rounding shift by 31 or more gives 0 by itself.
         let shift = _mm512_sub_epi32(weigher.value_t, value_t);
         let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));

@@ -9,7 +9,7 @@ use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot::{Input, SECTION};
 use crate::kernels::simd::lanes::Lanes;
 use crate::kernels::simd::scales::{GroupScale, Part, Scales};
-use crate::kernels::simd::staged::{STEPS, Source, Stage};
+use crate::kernels::simd::staged::{STEPS, Stage};
 use crate::kernels::simd::tile::{Tile, Tokens};
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -139,7 +139,7 @@ unsafe fn decode<'a, P: Codes, S: Scales>(
             }
             part.prefetch::<Avx512, P, S, false>(group);
             let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
-            let steps = stage.steps::<Avx512, P>(part, group, table);
+            let steps = P::steps::<Avx512>(stage.words::<P>(part, group), table);
             let mut scale = S::group::<Avx512, P>(part, group);
             if form::<P, S>() == Form::Packed {
                 // The offset of codes without their zero level is the weight of that level.

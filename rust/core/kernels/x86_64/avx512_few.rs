@@ -10,7 +10,7 @@ use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::dot::SECTION;
 use crate::kernels::simd::lanes::Lanes;
 use crate::kernels::simd::scales::{Part, Scales};
-use crate::kernels::simd::staged::{Source, Stage};
+use crate::kernels::simd::staged::Stage;
 use crate::kernels::simd::tile::{Tile, Tokens};
 use core::arch::x86_64::*;
 
@@ -66,7 +66,7 @@ unsafe fn eight<P: Codes, S: Scales>(tile: &Tile<'_>, mut codes: [*const i32; TO
                 part.prefetch::<Avx512, P, S, false>(group);
             }
             let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
-            (stage.steps::<Avx512, P>(part, group, table), S::group::<Avx512, P>(part, group))
+            (P::steps::<Avx512>(stage.words::<P>(part, group), table), S::group::<Avx512, P>(part, group))
         };
         let mut acc = [_mm512_setzero_si512(); TOKENS];
         for (j, &step) in steps.iter().enumerate() {

@@ -138,8 +138,19 @@ pub(super) fn requant_wide(x: __m512i, m: __m512i, s: __m512i) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn requant_each(x: __m512i, m: __m512i, s: __m512i) -> __m512i {
-    let ((x_low, x_high), (m_low, m_high), (s_low, s_high)) = (widen(x), widen(m), widen(s));
-    join(requant_wide(x_low, m_low, s_low), requant_wide(x_high, m_high, s_high))
+    if _mm512_movepi32_mask(s) != 0 {
+        let ((x_low, x_high), (m_low, m_high), (s_low, s_high)) = (widen(x), widen(m), widen(s));
+        return join(requant_wide(x_low, m_low, s_low), requant_wide(x_high, m_high, s_high));
+    }
+    // Products are within 2^62, which a shift by 63 rounds to 0 as any larger one does.
+    let s = _mm512_min_epi32(s, _mm512_set1_epi32(63));
+    let one = _mm512_set1_epi64(1);
+    let shifted = |p: __m512i, s: __m512i| {
+        let half = _mm512_sllv_epi64(one, _mm512_sub_epi64(s, one));
+        sat(_mm512_srav_epi64(_mm512_add_epi64(p, half), s))
+    };
+    let even = _mm512_and_si512(s, _mm512_set1_epi64(63));
+    interleave(shifted(_mm512_mul_epi32(x, m), even), shifted(_mm512_mul_epi32(odd(x), odd(m)), odd(s)))
 }
 
 /// `sat(a + b)` on i32 lanes.
@@ -153,22 +164,23 @@ pub(super) fn add_sat(a: __m512i, b: __m512i) -> __m512i {
     _mm512_mask_mov_epi32(sum, overflow, limit)
 }
 
-/// P5 on i32 lanes, none of them above 0.
+/// P5 on i32 lanes, none of them above 0, for 16 <= b <= 30.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn exp2(x: __m512i, b: u32) -> __m512i {
+    debug_assert!((16..=30).contains(&b));
     let f = _mm512_and_si512(x, _mm512_set1_epi32(0xFFFF));
-    let step =
-        |t: __m512i, c: i32| _mm512_add_epi32(_mm512_set1_epi32(c), _mm512_srli_epi32::<16>(_mm512_mullo_epi32(t, f)));
+    // f and each t are below 2^16, so the high half of a lane adds nothing.
+    let step = |t: __m512i, c: i32| _mm512_add_epi32(_mm512_set1_epi32(c), _mm512_mulhi_epu16(t, f));
     let t = step(step(step(_mm512_set1_epi32(882), 3420), 15815), 45420);
     let m = _mm512_add_epi32(_mm512_mullo_epi32(t, f), _mm512_set1_epi32(32768));
     let m = _mm512_add_epi32(_mm512_srli_epi32::<16>(m), _mm512_set1_epi32(65536));
-    let h = _mm512_sub_epi32(_mm512_set1_epi32(16 - b as i32), _mm512_srai_epi32::<16>(x));
-    let zero = _mm512_setzero_si512();
-    let (right, left) = (_mm512_max_epi32(h, zero), _mm512_max_epi32(_mm512_sub_epi32(zero, h), zero));
-    // For h >= 18 this is 0 by itself, since m < 2^17, and a shift by 32 or more gives 0.
+    // What the contract shifts to the left is rounded away nowhere: m · 2^(b-16) < 2^31, and then to the right. A shift
+    // by 32 or more gives 0.
+    let m = _mm512_sll_epi32(m, _mm_cvtsi32_si128(b as i32 - 16));
+    let right = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_srai_epi32::<16>(x));
     let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(right, _mm512_set1_epi32(1)));
-    _mm512_sllv_epi32(_mm512_srlv_epi32(_mm512_add_epi32(m, half), right), left)
+    _mm512_srlv_epi32(_mm512_add_epi32(m, half), right)
 }
 
 /// `2^31 div d` and the remainder on u32 lanes, for 2^16 <= d <= 2^17.

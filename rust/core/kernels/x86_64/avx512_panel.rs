@@ -8,7 +8,7 @@ use crate::kernels::Sums;
 use crate::kernels::simd::codes::Codes;
 use crate::kernels::simd::lanes::Lanes;
 use crate::kernels::simd::scales::{Part, Scales};
-use crate::kernels::simd::staged::{Source, Stage};
+use crate::kernels::simd::staged::Stage;
 use crate::kernels::simd::tile::{Tile, Tokens};
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -81,7 +81,7 @@ unsafe fn decode<P: Codes, S: Scales>(tile: &Tile<'_>, first: usize, panel: &mut
         // SAFETY: the caller's promise.
         let (codes, scale) = unsafe {
             let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
-            (stage.steps::<Avx512, P>(part, first + i, table), S::group::<Avx512, P>(part, first + i))
+            (P::steps::<Avx512>(stage.words::<P>(part, first + i), table), S::group::<Avx512, P>(part, first + i))
         };
         let mut size = _mm512_setzero_si512();
         for (j, &codes) in codes.iter().enumerate() {
