@@ -233,8 +233,10 @@ def main() -> None:
     parser.add_argument("source", metavar="SOURCE.gguf")
     parser.add_argument("--imatrix", required=True, metavar="FILE")
     parser.add_argument("--work", required=True, type=Path, metavar="DIRECTORY")
-    # As they are written: "69.3" is a part of a name.
-    parser.add_argument("--sizes", nargs="+", default=["90", "82", "80", "74", "71.3", "69.3", "66", "58", "50"])
+    # As they are written: "69.34" is a part of a name.
+    parser.add_argument(
+        "--sizes", nargs="+", default=["90", "82", "80", "74", "71.3", "69.9", "69.34", "66", "58", "50"]
+    )
     parser.add_argument("--requantized", nargs="*", default=["74", "58", "50"])
     parser.add_argument("--llama", metavar="PYTHON")
     parser.add_argument("--llama-imatrix", metavar="FILE")
