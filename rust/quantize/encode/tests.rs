@@ -421,6 +421,7 @@ fn grids_without_a_format_are_requantized() {
 
 /// Error over power of unit Gaussians, as docs/FORMATS.md tells it for every format in blocks of 32.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "figures for people, of three digits")]
 fn distortion_of_a_gaussian() {
     let mut random = Random(14);
     let mut uniform = || (random.below(1 << 31) as f64 + 0.5) / f64::from(1u32 << 31);
