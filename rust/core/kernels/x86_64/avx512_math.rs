@@ -175,8 +175,8 @@ pub(super) fn exp2(x: __m512i, b: u32) -> __m512i {
     let t = step(step(step(_mm512_set1_epi32(882), 3420), 15815), 45420);
     let m = _mm512_add_epi32(_mm512_mullo_epi32(t, f), _mm512_set1_epi32(32768));
     let m = _mm512_add_epi32(_mm512_srli_epi32::<16>(m), _mm512_set1_epi32(65536));
-    // What the contract shifts to the left is rounded away nowhere: m · 2^(b-16) < 2^31, and then to the right. A shift
-    // by 32 or more gives 0.
+    // A shift left by b - 16 and then right by all: m · 2^(b-16) < 2^31, so nothing is lost where the contract shifts
+    // left by the difference, and rounding is the same where it shifts right. A shift by 32 or more gives 0.
     let m = _mm512_sll_epi32(m, _mm_cvtsi32_si128(b as i32 - 16));
     let right = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_srai_epi32::<16>(x));
     let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(right, _mm512_set1_epi32(1)));

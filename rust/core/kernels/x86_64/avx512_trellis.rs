@@ -16,6 +16,9 @@ use std::arch::is_x86_feature_detected;
 
 /// Steps that are decoded together.
 const TOGETHER: usize = 2;
+/// Sums of 16 columns in a chunk: as i16 they fill a register.
+const SUMS: usize = SECTION * GROUP / RUN;
+const _: () = assert!(SUMS == 32);
 
 /// Whether this machine has the instructions.
 pub(super) fn available() -> bool {
@@ -107,7 +110,7 @@ unsafe fn chunk<S: Scales, I: Input, const B: u32>(
     let runs = if S::HALVES { GROUP / RUN } else { 1 };
     // SAFETY: the caller's promise.
     unsafe {
-        let mut starts = [[0; SECTION * GROUP / RUN]; 2];
+        let mut starts = [[0; SUMS]; 2];
         for (plane, starts) in starts[..I::PLANES].iter_mut().enumerate() {
             let first = (plane * padded + groups.start * GROUP) / RUN;
             negated_levels::<S>(&token.sums[first..first + groups.len() * GROUP / RUN], starts);
@@ -154,20 +157,18 @@ unsafe fn chunk<S: Scales, I: Input, const B: u32>(
 /// the sum of what it is multiplied with, of every group, or of its halves where they have scales of their own.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2")]
-fn negated_levels<S: Scales>(sums: &[i16], out: &mut [i32; SECTION * GROUP / RUN]) {
-    for (sums, out) in sums.chunks(32).zip(out.as_chunks_mut::<32>().0) {
-        // SAFETY: lanes beyond the sums are masked, and masked lanes are not read; `out` has 32 lanes.
-        unsafe {
-            let sums = _mm512_maskz_loadu_epi16(u32::MAX >> (32 - sums.len()), sums.as_ptr());
-            let out = out.as_mut_ptr().cast::<__m512i>();
-            if S::HALVES {
-                let level = _mm512_set1_epi32(-i32::from(Staged::ZERO));
-                let (low, high) = (_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
-                out.write_unaligned(_mm512_mullo_epi32(_mm512_cvtepi16_epi32(low), level));
-                out.add(1).write_unaligned(_mm512_mullo_epi32(_mm512_cvtepi16_epi32(high), level));
-            } else {
-                out.write_unaligned(_mm512_madd_epi16(sums, _mm512_set1_epi16(-Staged::ZERO)));
-            }
+fn negated_levels<S: Scales>(sums: &[i16], out: &mut [i32; SUMS]) {
+    // SAFETY: lanes beyond the sums are masked, and masked lanes are not read; `out` has 32 lanes.
+    unsafe {
+        let sums = _mm512_maskz_loadu_epi16(u32::MAX >> (SUMS - sums.len()), sums.as_ptr());
+        let out = out.as_mut_ptr().cast::<__m512i>();
+        if S::HALVES {
+            let level = _mm512_set1_epi32(-i32::from(Staged::ZERO));
+            let (low, high) = (_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
+            out.write_unaligned(_mm512_mullo_epi32(_mm512_cvtepi16_epi32(low), level));
+            out.add(1).write_unaligned(_mm512_mullo_epi32(_mm512_cvtepi16_epi32(high), level));
+        } else {
+            out.write_unaligned(_mm512_madd_epi16(sums, _mm512_set1_epi16(-Staged::ZERO)));
         }
     }
 }
