@@ -280,8 +280,7 @@ impl Lanes for Avx512 {
                 avx512_trellis::one::<S, I>(bits, tile, *tokens, out);
                 return true;
             }
-            // What is decoded for four tokens at a time otherwise, at little cost unless it is staged.
-            if P::STAGED && I::PLANES == 2 && out.len() >= avx512_few::PAYS && avx512_few::fits::<P, S>() {
+            if I::PLANES == 2 && out.len() > 1 && !S::OFFSET {
                 avx512_few::dot::<P, S>(tile, tokens, out);
                 return true;
             }
