@@ -129,7 +129,7 @@ impl<M: Products> Lanes for Neon<M> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const FAR: bool>(p: *const u8) {
+    unsafe fn prefetch(p: *const u8) {
         // SAFETY: a prefetch may name any address.
         unsafe { asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, readonly, preserves_flags)) }
     }

@@ -230,11 +230,7 @@ unsafe fn chunk_dot<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(
         while group < groups.end {
             if group == asked {
                 asked += part.tile.passes;
-                if T == 1 {
-                    part.prefetch::<L, P, S, true>(group);
-                } else {
-                    part.prefetch::<L, P, S, false>(group);
-                }
+                part.prefetch::<L, P, S>(group);
             }
             let codes = P::steps::<L>(stage.words::<P>(part, group), table);
             let scale = S::group::<L, P>(part, group);

@@ -33,9 +33,9 @@ pub(in crate::kernels) trait Lanes: Sized {
     unsafe fn load_bytes(p: *const u8) -> Self::Line;
     /// The lanes, first row first, at `p`.
     unsafe fn store(v: Self::Line, p: *mut i32);
-    /// Asks for the cache line at `p`, any address; with `FAR` for the second-level cache only, which waits for more lines
-    /// at once than the first does: for loops that read nearly as fast as memory delivers.
-    unsafe fn prefetch<const FAR: bool>(p: *const u8);
+    /// Asks for the cache line at `p`, any address: where the set can say so for the second-level cache, which waits for
+    /// more lines at once than the first does.
+    unsafe fn prefetch(p: *const u8);
 
     /// Bitwise and.
     unsafe fn and(a: Self::Line, b: Self::Line) -> Self::Line;

@@ -213,7 +213,7 @@ impl Part<'_> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    pub(in crate::kernels) unsafe fn prefetch<L: Lanes, P: Codes, S: Scales, const FAR: bool>(self, group: usize) {
+    pub(in crate::kernels) unsafe fn prefetch<L: Lanes, P: Codes, S: Scales>(self, group: usize) {
         let tile = self.tile;
         // SAFETY: a prefetch may name any address.
         unsafe {
@@ -221,18 +221,18 @@ impl Part<'_> {
                 let words = tile.payload.as_ptr().wrapping_add((group + tile.ahead) * P::WORDS * LINE);
                 let mut i = 0;
                 while i < P::WORDS {
-                    L::prefetch::<FAR>(words.wrapping_add(LINE * i));
+                    L::prefetch(words.wrapping_add(LINE * i));
                     i += 1;
                 }
             }
             if S::SCALED {
                 let block = ((group + tile.ahead) << u32::from(S::HALVES)) >> tile.block_shift;
                 let scale = if S::NIBBLES { block / 2 } else { block };
-                L::prefetch::<FAR>(tile.scale.as_ptr().wrapping_add(scale * TILE));
+                L::prefetch(tile.scale.as_ptr().wrapping_add(scale * TILE));
                 if S::OFFSET {
-                    L::prefetch::<FAR>(tile.offset.as_ptr().wrapping_add(block / 2 * LINE));
+                    L::prefetch(tile.offset.as_ptr().wrapping_add(block / 2 * LINE));
                 } else if !S::NIBBLES {
-                    L::prefetch::<FAR>(tile.sign.as_ptr().wrapping_add(block * 2));
+                    L::prefetch(tile.sign.as_ptr().wrapping_add(block * 2));
                 }
             }
         }

@@ -166,7 +166,7 @@ impl Spread<'_> {
         if self.part.tile.pass == 0 && self.part.row == 0 {
             for word in words {
                 // SAFETY: a prefetch may name any address.
-                unsafe { L::prefetch::<false>(self.part.tile.payload.as_ptr().wrapping_add(word * LINE + PREFETCH)) }
+                unsafe { L::prefetch(self.part.tile.payload.as_ptr().wrapping_add(word * LINE + PREFETCH)) }
             }
         }
     }

@@ -84,11 +84,7 @@ unsafe fn group_dot<L: Lanes, I: Input, const T: usize>(
         while i < WORDS {
             let word = words.wrapping_add(i * 4 * TILE);
             if tile.pass == 0 && row == 0 {
-                if T == 1 {
-                    L::prefetch::<true>(word.wrapping_add(PREFETCH));
-                } else {
-                    L::prefetch::<false>(word.wrapping_add(PREFETCH));
-                }
+                L::prefetch(word.wrapping_add(PREFETCH));
             }
             let weights = L::load(word);
             let mut j = 0;

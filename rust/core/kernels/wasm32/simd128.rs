@@ -72,7 +72,7 @@ impl Lanes for Simd128 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const FAR: bool>(_p: *const u8) {
+    unsafe fn prefetch(_p: *const u8) {
         // There is no such instruction.
     }
 

@@ -87,9 +87,9 @@ impl<M: Products> Lanes for Ymm<M> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const FAR: bool>(p: *const u8) {
+    unsafe fn prefetch(p: *const u8) {
         // SAFETY: a prefetch may name any address.
-        unsafe { super::prefetch::<FAR>(p) }
+        unsafe { super::prefetch(p) }
     }
 
     #[inline(always)]

@@ -137,7 +137,7 @@ unsafe fn decode<'a, P: Codes, S: Scales>(
             if i % SECTION == 0 {
                 stage.fill::<Avx512, P>(part, group..groups.end.min(group + SECTION));
             }
-            part.prefetch::<Avx512, P, S, false>(group);
+            part.prefetch::<Avx512, P, S>(group);
             let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
             let steps = P::steps::<Avx512>(stage.words::<P>(part, group), table);
             let mut scale = S::group::<Avx512, P>(part, group);

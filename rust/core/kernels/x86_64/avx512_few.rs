@@ -101,7 +101,7 @@ unsafe fn sums<P: Codes, S: Scales, const T: usize, const PARTS: usize>(
             let (steps, scale) = unsafe {
                 if group == asked {
                     asked += tile.passes;
-                    part.prefetch::<Avx512, P, S, false>(group);
+                    part.prefetch::<Avx512, P, S>(group);
                 }
                 (P::steps::<Avx512>(stage.words::<P>(part, group), table), S::group::<Avx512, P>(part, group))
             };

@@ -117,7 +117,7 @@ unsafe fn chunk<S: Scales, I: Input, const B: u32>(
         }
         let mut acc = [_mm512_setzero_si512(); 2];
         for group in groups.clone() {
-            part.prefetch::<Avx512, Staged, S, true>(group);
+            part.prefetch::<Avx512, Staged, S>(group);
             let first = (group - groups.start) * runs;
             let mut dots = [[_mm512_setzero_si512(); 2]; 2];
             let mut q = [token.planes.as_ptr(); 2];

@@ -119,9 +119,9 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const FAR: bool>(p: *const u8) {
+    unsafe fn prefetch(p: *const u8) {
         // SAFETY: a prefetch may name any address.
-        unsafe { super::prefetch::<FAR>(p) }
+        unsafe { super::prefetch(p) }
     }
 
     #[inline(always)]

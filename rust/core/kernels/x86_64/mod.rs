@@ -20,19 +20,13 @@ use super::{KernelSet, reference};
 /// Sets of this family, slowest first.
 pub(super) const SETS: &[KernelSet] = &[reference::SET, sse41::SET, avx2::SET, avxvnni::SET, avx512vnni::SET];
 
-/// Asks for the cache line at `p`, any address; with `FAR` for the second-level cache.
+/// Asks for the cache line at `p`, any address, for the second-level cache.
 ///
 /// # Safety
 /// The machine has SSE.
 #[inline(always)]
-unsafe fn prefetch<const FAR: bool>(p: *const u8) {
-    use core::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+unsafe fn prefetch(p: *const u8) {
+    use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
     // SAFETY: a prefetch may name any address.
-    unsafe {
-        if FAR {
-            _mm_prefetch::<_MM_HINT_T1>(p.cast());
-        } else {
-            _mm_prefetch::<_MM_HINT_T0>(p.cast());
-        }
-    }
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
 }
