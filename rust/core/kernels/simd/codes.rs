@@ -50,6 +50,28 @@ unsafe fn nibbles<L: Lanes>(words: *const u8) -> [L::Line; 8] {
     }
 }
 
+/// Four codes of two bits to a byte of both words.
+///
+/// # Safety
+/// As for [`Codes::steps`].
+#[inline(always)]
+unsafe fn quarters<L: Lanes>(words: *const u8) -> [L::Line; 8] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (mask, even, odd) = (L::splat8(3), L::load(words), L::load(words.add(LINE)));
+        [
+            L::and(even, mask),
+            L::and(odd, mask),
+            L::and(L::shr16::<2>(even), mask),
+            L::and(L::shr16::<2>(odd), mask),
+            L::and(L::shr16::<4>(even), mask),
+            L::and(L::shr16::<4>(odd), mask),
+            L::and(L::shr16::<6>(even), mask),
+            L::and(L::shr16::<6>(odd), mask),
+        ]
+    }
+}
+
 /// [`Codes`] of T20.
 pub(super) struct T20;
 
@@ -63,17 +85,47 @@ impl Codes for T20 {
     #[inline(always)]
     unsafe fn steps<L: Lanes>(words: *const u8, _table: L::Line) -> [L::Line; 8] {
         // SAFETY: the caller's promise.
+        unsafe { quarters::<L>(words) }
+    }
+}
+
+/// [`Codes`] of U2.
+pub(in crate::kernels) struct U2;
+
+impl Codes for U2 {
+    const WORDS: usize = 2;
+    const ZERO: i16 = 2;
+    const STEPS_16: usize = 42;
+
+    #[inline(always)]
+    unsafe fn steps<L: Lanes>(words: *const u8, _table: L::Line) -> [L::Line; 8] {
+        // SAFETY: the caller's promise.
+        unsafe { quarters::<L>(words) }
+    }
+}
+
+/// [`Codes`] of U3.
+pub(in crate::kernels) struct U3;
+
+impl Codes for U3 {
+    const WORDS: usize = 3;
+    const ZERO: i16 = 4;
+    const STEPS_16: usize = 18;
+
+    #[inline(always)]
+    unsafe fn steps<L: Lanes>(words: *const u8, _table: L::Line) -> [L::Line; 8] {
+        // SAFETY: the caller's promise.
         unsafe {
-            let (mask, even, odd) = (L::splat8(3), L::load(words), L::load(words.add(LINE)));
+            let (low, high, mask) = (quarters::<L>(words), L::load(words.add(2 * LINE)), L::splat8(4));
             [
-                L::and(even, mask),
-                L::and(odd, mask),
-                L::and(L::shr16::<2>(even), mask),
-                L::and(L::shr16::<2>(odd), mask),
-                L::and(L::shr16::<4>(even), mask),
-                L::and(L::shr16::<4>(odd), mask),
-                L::and(L::shr16::<6>(even), mask),
-                L::and(L::shr16::<6>(odd), mask),
+                L::or(low[0], L::and(L::shl16::<2>(high), mask)),
+                L::or(low[1], L::and(L::shl16::<1>(high), mask)),
+                L::or(low[2], L::and(high, mask)),
+                L::or(low[3], L::and(L::shr16::<1>(high), mask)),
+                L::or(low[4], L::and(L::shr16::<2>(high), mask)),
+                L::or(low[5], L::and(L::shr16::<3>(high), mask)),
+                L::or(low[6], L::and(L::shr16::<4>(high), mask)),
+                L::or(low[7], L::and(L::shr16::<5>(high), mask)),
             ]
         }
     }

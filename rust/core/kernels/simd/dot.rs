@@ -360,6 +360,18 @@ unsafe fn narrow<L: Lanes, P: Codes, S: Scales, I: Input, const T: usize>(call: 
     unsafe { L::run(Narrow::<P, S, I, T>(call, PhantomData)) }
 }
 
+/// The dot slot for one token and a payload that [`dot`] would spread to a stage first.
+///
+/// # Safety
+/// As for [`Lanes::panel`], and the tile's payload is `P`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "AVX-512 alone decodes such payloads for one token"))]
+pub(in crate::kernels) unsafe fn unstaged<L: Lanes, P: Codes, S: Scales, I: Input>(
+    tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut Sums,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { narrow::<L, P, S, I, 1>(Call { tile, tokens, out }) }
+}
+
 /// # Safety
 /// As for [`dot`].
 unsafe fn wide<L: Lanes, I: Input, const T: usize>(call: Call<'_>) {

@@ -91,8 +91,8 @@ pub(in crate::kernels) trait Lanes: Sized {
         false
     }
 
-    /// [`Spread`] for a trellis of so many bits per step, where the set has a way of its own; `false` where not.
-    unsafe fn trellis(_spread: &Spread<'_>, _bits: u32) -> bool {
+    /// [`Spread`], where the set has a way of its own for the payload; `false` where not.
+    unsafe fn spread(_spread: &Spread<'_>) -> bool {
         false
     }
 

@@ -15,7 +15,7 @@ pub(in crate::kernels) struct GroupScale<V> {
 }
 
 /// Bytes of payload to prefetch ahead where weights come from memory: hardware prefetchers stop at pages.
-pub(super) const PREFETCH: usize = 8192;
+pub(in crate::kernels) const PREFETCH: usize = 8192;
 
 /// Where the rows of a line begin in each plane of a tile.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ pub(in crate::kernels) const fn zero_level<L: Lanes, P: Codes>() -> i16 {
 }
 
 /// Mode r.
-pub(super) struct R;
+pub(in crate::kernels) struct R;
 
 impl Scales for R {
     const MOST: i32 = 1;

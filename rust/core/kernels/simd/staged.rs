@@ -1,7 +1,7 @@
 //! Payloads whose codes are spread to bytes a section at a time, before products: those of which a group's codes do
 //! not lie at fixed places in words of its own, and those that would be one more copy of every kernel.
 
-use super::codes::{Codes, LINE};
+use super::codes::{Codes, LINE, U2, U3};
 use super::dot::SECTION;
 use super::lanes::{Job, Lanes};
 use super::scales::{PREFETCH, Part};
@@ -11,6 +11,8 @@ use core::ops::Range;
 
 /// Lines of a group: four columns of each row.
 pub(in crate::kernels) const STEPS: usize = GROUP / 4;
+/// Steps of a word of T16.
+pub(in crate::kernels) const DIGITS: usize = 5;
 /// Lines of T16's words that lie before or behind the section.
 const SLACK: usize = 4;
 
@@ -108,20 +110,10 @@ impl Job for Spread<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match self.part.tile.kind {
+                _ if L::spread(&self) => {}
                 PayloadKind::T16 => self.ternary::<L>(),
-                PayloadKind::U2 => self.each::<L>(2, |words| pairs::<L>(words, self.bias::<L>(2))),
-                PayloadKind::U3 => self.each::<L>(3, |words| {
-                    let mut steps = pairs::<L>(words, self.bias::<L>(4));
-                    let high = L::load(words.add(2 * LINE));
-                    let mut j = 0;
-                    while j < STEPS {
-                        let bit = if j < 2 { L::shl32(high, 2 - j as u32) } else { L::shr32(high, j as u32 - 2) };
-                        steps[j] = L::add16(steps[j], L::and(bit, L::splat8(4)));
-                        j += 1;
-                    }
-                    steps
-                }),
-                PayloadKind::Trellis(bits) if L::trellis(&self, bits) => {}
+                PayloadKind::U2 => self.each::<L, U2>(),
+                PayloadKind::U3 => self.each::<L, U3>(),
                 PayloadKind::Trellis(2) => self.trellis::<L, 2>(),
                 PayloadKind::Trellis(3) => self.trellis::<L, 3>(),
                 PayloadKind::Trellis(4) => self.trellis::<L, 4>(),
@@ -141,7 +133,7 @@ impl Spread<'_> {
     /// # Safety
     /// As for [`Lanes`].
     #[inline(always)]
-    unsafe fn bias<L: Lanes>(&self, zero: u8) -> L::Line {
+    pub(in crate::kernels) unsafe fn bias<L: Lanes>(&self, zero: u8) -> L::Line {
         // SAFETY: the caller's promise.
         unsafe { L::splat8(if self.part.tile.unsigned { 0 } else { Staged::ZERO as u8 - zero }) }
     }
@@ -171,17 +163,21 @@ impl Spread<'_> {
         }
     }
 
-    /// Writes what `decode` makes of each group of `count` words.
+    /// Writes the codes of each group of `P`.
     ///
     /// # Safety
     /// As for [`Job::run`].
     #[inline(always)]
-    unsafe fn each<L: Lanes>(&self, count: usize, decode: impl Fn(*const u8) -> [L::Line; STEPS]) {
-        for group in self.groups.clone() {
-            // SAFETY: the caller's promise.
-            unsafe {
-                self.prefetch::<L>(group * count..(group + 1) * count);
-                let steps = decode(self.line(group * count));
+    unsafe fn each<L: Lanes, P: Codes>(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bias = self.bias::<L>(P::ZERO as u8);
+            for group in self.groups.clone() {
+                self.prefetch::<L>(group * P::WORDS..(group + 1) * P::WORDS);
+                let mut steps = P::steps::<L>(self.line(group * P::WORDS), L::zero());
+                for step in &mut steps {
+                    *step = L::add16(*step, bias);
+                }
                 self.write::<L>(group, steps);
             }
         }
@@ -207,7 +203,6 @@ impl Spread<'_> {
     /// As for [`Job::run`].
     #[inline(always)]
     unsafe fn ternary<L: Lanes>(&self) {
-        const DIGITS: usize = 5;
         let (first, end) = (self.groups.start * STEPS, self.groups.end * STEPS);
         // SAFETY: the caller's promise; the words hold steps of the groups, and steps around them fit the slack.
         unsafe {
@@ -251,25 +246,6 @@ impl Spread<'_> {
                 self.write::<L>(group, steps);
             }
         }
-    }
-}
-
-/// The steps of U2's words, plus `bias`.
-///
-/// # Safety
-/// As for [`Lanes`]; two words are readable.
-#[inline(always)]
-unsafe fn pairs<L: Lanes>(words: *const u8, bias: L::Line) -> [L::Line; STEPS] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (mask, words) = (L::splat8(3), [L::load(words), L::load(words.add(LINE))]);
-        let mut steps = [L::zero(); STEPS];
-        let mut j = 0;
-        while j < STEPS {
-            steps[j] = L::add16(L::and(L::shr32(words[j % 2], j as u32 / 2 * 2), mask), bias);
-            j += 1;
-        }
-        steps
     }
 }
 

@@ -1,4 +1,4 @@
-//! A few tokens in A16, for AVX-512: products start with what the zero level takes off, and where they fit, the sums of
+//! One token or a few in A16, for AVX-512: products start with what the zero level takes off, and where they fit, the sums of
 //! both planes meet before the scale, so that a group costs a token little more than its products.
 
 use super::avx512_bytes::in_order;
@@ -35,10 +35,12 @@ pub(super) unsafe fn dot<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'
     // SAFETY: the caller's promise.
     unsafe {
         // More at a time where codes and scales take long to decode; their totals are more than there are registers.
-        if out.len() > SIDE && (P::STAGED || S::HALVES) {
-            passes::<P, S, { 2 * SIDE }>(tile, tokens, out);
+        if out.len() == 1 {
+            passes::<P, S, 1, 1>(tile, tokens, out);
+        } else if out.len() > SIDE && (P::STAGED || S::HALVES) {
+            passes::<P, S, { 2 * SIDE }, SIDE>(tile, tokens, out);
         } else {
-            passes::<P, S, SIDE>(tile, tokens, out);
+            passes::<P, S, SIDE, SIDE>(tile, tokens, out);
         }
     }
 }
@@ -47,7 +49,9 @@ pub(super) unsafe fn dot<P: Codes, S: Scales>(tile: &Tile<'_>, tokens: &Tokens<'
 /// As for [`dot`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn passes<P: Codes, S: Scales, const T: usize>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+unsafe fn passes<P: Codes, S: Scales, const T: usize, const SIDE: usize>(
+    tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums,
+) {
     let passes = out.len().div_ceil(T);
     for (pass, out) in out.chunks_mut(T).enumerate() {
         // Where there are fewer tokens, the last stands in for the others.
@@ -56,11 +60,12 @@ unsafe fn passes<P: Codes, S: Scales, const T: usize>(tile: &Tile<'_>, tokens: &
         // SAFETY: the caller's promise.
         unsafe {
             if const { fits::<P, S>() } {
-                for (out, [both]) in out.iter_mut().zip(sums::<P, S, T, 1>(tile, tokens.padded(), &of_pass)) {
+                for (out, [both]) in out.iter_mut().zip(sums::<P, S, T, SIDE, 1>(tile, tokens.padded(), &of_pass)) {
                     keep(both.sums(), out, true);
                 }
             } else {
-                for (out, [low, high]) in out.iter_mut().zip(sums::<P, S, T, 2>(tile, tokens.padded(), &of_pass)) {
+                for (out, [low, high]) in out.iter_mut().zip(sums::<P, S, T, SIDE, 2>(tile, tokens.padded(), &of_pass))
+                {
                     keep(high.sums().map(|sum| _mm512_slli_epi64::<8>(sum)), out, true);
                     keep(low.sums(), out, false);
                 }
@@ -75,7 +80,7 @@ unsafe fn passes<P: Codes, S: Scales, const T: usize>(tile: &Tile<'_>, tokens: &
 /// As for [`dot`]; each token's codes cover the tile, and there are two parts where one does not fit.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn sums<P: Codes, S: Scales, const T: usize, const PARTS: usize>(
+unsafe fn sums<P: Codes, S: Scales, const T: usize, const SIDE: usize, const PARTS: usize>(
     tile: &Tile<'_>, padded: usize, tokens: &[TokenCodes<'_>; T],
 ) -> [[Total; PARTS]; T] {
     let part = Part { tile, row: 0 };
@@ -113,7 +118,7 @@ unsafe fn sums<P: Codes, S: Scales, const T: usize, const PARTS: usize>(
                     starts[side + j][plane][run]
                 };
                 // SAFETY: a group is readable of both planes of each token.
-                let terms = unsafe { group_terms::<S, PARTS>(&steps, scale.s, starts, q, padded) };
+                let terms = unsafe { group_terms::<S, SIDE, PARTS>(&steps, scale.s, starts, q, padded) };
                 for j in 0..SIDE {
                     for i in 0..PARTS {
                         if PARTS == 1 {
@@ -142,7 +147,7 @@ unsafe fn sums<P: Codes, S: Scales, const T: usize, const PARTS: usize>(
 /// A group is readable of both planes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn group_terms<S: Scales, const PARTS: usize>(
+unsafe fn group_terms<S: Scales, const SIDE: usize, const PARTS: usize>(
     steps: &[__m512i; STEPS], scales: [__m512i; 2], starts: impl Fn(usize, usize, usize) -> i32, q: [*const i8; SIDE],
     padded: usize,
 ) -> [[__m512i; PARTS]; SIDE] {
@@ -150,10 +155,10 @@ unsafe fn group_terms<S: Scales, const PARTS: usize>(
     let mut terms = [[_mm512_setzero_si512(); PARTS]; SIDE];
     for run in 0..runs {
         // Of the low planes, then of the high ones.
-        let mut dots = [_mm512_setzero_si512(); 2 * SIDE];
+        let mut dots = [[_mm512_setzero_si512(); SIDE]; 2];
         for j in 0..SIDE {
             for i in 0..PARTS {
-                dots[i * SIDE + j] = _mm512_set1_epi32(starts(j, i, run));
+                dots[i][j] = _mm512_set1_epi32(starts(j, i, run));
             }
         }
         for i in run * STEPS / runs..(run + 1) * STEPS / runs {
@@ -161,17 +166,19 @@ unsafe fn group_terms<S: Scales, const PARTS: usize>(
                 // SAFETY: a step is a dword of codes of the group.
                 let [low, high] =
                     [padded, 0].map(|plane| unsafe { q.add(plane).cast::<i32>().add(i).read_unaligned() });
-                dots[j] = _mm512_dpbusd_epi32(dots[j], steps[i], _mm512_set1_epi32(low));
-                dots[SIDE + j] = _mm512_dpbusd_epi32(dots[SIDE + j], steps[i], _mm512_set1_epi32(high));
+                dots[0][j] = _mm512_dpbusd_epi32(dots[0][j], steps[i], _mm512_set1_epi32(low));
+                dots[1][j] = _mm512_dpbusd_epi32(dots[1][j], steps[i], _mm512_set1_epi32(high));
             }
-            in_order(&mut dots);
+            if let Some(dots) = dots.as_flattened_mut().first_chunk_mut() {
+                in_order(dots);
+            }
         }
         for j in 0..SIDE {
             if PARTS == 1 {
-                dots[j] = _mm512_add_epi32(dots[j], _mm512_slli_epi32::<8>(dots[SIDE + j]));
+                dots[0][j] = _mm512_add_epi32(dots[0][j], _mm512_slli_epi32::<8>(dots[1][j]));
             }
             for i in 0..PARTS {
-                let dot = dots[i * SIDE + j];
+                let dot = dots[i][j];
                 let term = if S::SCALED { _mm512_mullo_epi32(dot, scales[run]) } else { dot };
                 terms[j][i] = _mm512_add_epi32(terms[j][i], term);
             }

@@ -15,7 +15,7 @@ use core::ops::Range;
 use std::arch::is_x86_feature_detected;
 
 /// Steps that are decoded together.
-const TOGETHER: usize = 2;
+const TOGETHER: usize = 4;
 /// Sums of 16 columns in a chunk: as i16 they fill a register.
 const SUMS: usize = SECTION * GROUP / RUN;
 const _: () = assert!(SUMS == 32);

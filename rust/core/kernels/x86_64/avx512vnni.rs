@@ -1,9 +1,9 @@
 //! AVX-512 with VNNI: 16 rows to a vector, four products of u8 and i8 to a lane.
 
-use super::{avx512_attention, avx512_bytes, avx512_few, avx512_ops, avx512_panel, avx512_trellis};
+use super::{avx512_attention, avx512_bytes, avx512_few, avx512_one, avx512_ops, avx512_panel, avx512_trellis};
 use crate::activations::Activations;
 use crate::formats::PayloadKind;
-use crate::kernels::simd::codes::Codes;
+use crate::kernels::simd::codes::{Codes, U2, U3};
 use crate::kernels::simd::dot::{self, Input};
 use crate::kernels::simd::lanes::{Job, Lanes};
 use crate::kernels::simd::scales::Scales;
@@ -273,14 +273,10 @@ impl Lanes for Avx512 {
             if I::PLANES == 2 && out.len() >= avx512_panel::PAYS && avx512_panel::dot::<P, S>(tile, tokens, out) {
                 return true;
             }
-            // Decode is bound by instructions, and a stage in between costs more of them than it saves.
-            if let (1, PayloadKind::Trellis(bits)) = (out.len(), tile.kind)
-                && avx512_trellis::available()
-            {
-                avx512_trellis::one::<S, I>(bits, tile, *tokens, out);
+            if out.len() == 1 && one_token::<P, S, I>(tile, tokens, out) {
                 return true;
             }
-            if I::PLANES == 2 && out.len() > 1 && !S::OFFSET {
+            if I::PLANES == 2 && !S::OFFSET {
                 avx512_few::dot::<P, S>(tile, tokens, out);
                 return true;
             }
@@ -296,19 +292,63 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn trellis(spread: &Spread<'_>, bits: u32) -> bool {
-        let available = avx512_trellis::available();
-        if available {
-            // SAFETY: the instructions are there.
-            unsafe { avx512_trellis::spread(spread, bits) }
+    unsafe fn spread(spread: &Spread<'_>) -> bool {
+        // SAFETY: the caller has AVX-512 VNNI, and a trellis the instructions that it asks for.
+        unsafe {
+            match spread.part.tile.kind {
+                PayloadKind::T16 => avx512_one::spread(spread),
+                PayloadKind::Trellis(bits) if avx512_trellis::available() => avx512_trellis::spread(spread, bits),
+                _ => return false,
+            }
         }
-        available
+        true
     }
 
     #[inline(always)]
     unsafe fn run<J: Job>(job: J) {
         // SAFETY: the caller has AVX-512 VNNI.
         unsafe { run(job) }
+    }
+}
+
+/// The dot slot for one token where it has a way of its own; `false`, and nothing of use in `out`, where not. Decode is
+/// bound by instructions, and a stage in between costs more of them than it saves.
+///
+/// # Safety
+/// As for [`Lanes::panel`].
+#[inline(always)]
+unsafe fn one_token<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match tile.kind {
+            PayloadKind::Trellis(bits) if avx512_trellis::available() => {
+                avx512_trellis::one::<S, I>(bits, tile, *tokens, out);
+            }
+            PayloadKind::T16 if !I::SCALED => avx512_one::ternary::<I>(tile, tokens, out),
+            PayloadKind::U2 => by_group::<U2, S, I>(tile, tokens, out),
+            PayloadKind::U3 => by_group::<U3, S, I>(tile, tokens, out),
+            _ if !P::STAGED => by_group::<P, S, I>(tile, tokens, out),
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// [`one_token`] for a payload that has words of its own for each group.
+///
+/// # Safety
+/// As for [`Lanes::panel`], and the tile's payload is `P`.
+#[inline(always)]
+unsafe fn by_group<P: Codes, S: Scales, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out: &mut Sums) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !S::SCALED && !I::SCALED {
+            avx512_one::dot::<P, I>(tile, tokens, out);
+        } else if !S::OFFSET && I::PLANES == 2 {
+            avx512_few::dot::<P, S>(tile, tokens, out);
+        } else {
+            dot::unstaged::<Avx512, P, S, I>(tile, *tokens, out);
+        }
     }
 }
 

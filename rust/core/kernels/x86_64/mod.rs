@@ -8,6 +8,7 @@ mod avx512_attention;
 mod avx512_bytes;
 mod avx512_few;
 mod avx512_math;
+mod avx512_one;
 mod avx512_ops;
 mod avx512_panel;
 mod avx512_trellis;
