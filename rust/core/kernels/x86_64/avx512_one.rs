@@ -30,6 +30,7 @@ pub(super) unsafe fn dot<P: Codes, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_
     let (part, token) = (Part { tile, row: 0 }, tokens.get(0));
     let mut sums = OneToken::<I>::new(&token, tokens.padded());
     for first in (0..tile.groups).step_by(SECTION) {
+        let mut dots = [[_mm512_setzero_si512(); CHAINS]; 2];
         for group in first..tile.groups.min(first + SECTION) {
             // SAFETY: the caller's promise; the group is one of the tile, and the token has its steps.
             unsafe {
@@ -37,11 +38,11 @@ pub(super) unsafe fn dot<P: Codes, I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_
                 let table = Avx512::table(&tile.table_bytes(Avx512::SIGNED));
                 let steps = P::steps::<Avx512>(part.words(group, P::WORDS), table);
                 for (j, step) in steps.into_iter().enumerate() {
-                    sums.add(j, group * STEPS + j, step);
+                    sums.multiply(&mut dots, j, group * STEPS + j, step);
                 }
             }
         }
-        sums.end_section();
+        sums.add(dots);
     }
     sums.store(P::ZERO, tile.groups, out);
 }
@@ -58,19 +59,21 @@ pub(super) unsafe fn ternary<I: Input>(tile: &Tile<'_>, tokens: &Tokens<'_>, out
     // SAFETY: the caller's promise; words hold steps of the tile, which the token has.
     unsafe {
         for first in (0..whole).step_by(WORDS) {
+            let mut dots = [[_mm512_setzero_si512(); CHAINS]; 2];
             for word in first..whole.min(first + WORDS) {
                 super::prefetch(part.words(word, 1).wrapping_add(PREFETCH));
                 for (j, step) in digits(part.words(word, 1).cast()).into_iter().enumerate() {
-                    sums.add(j, word * DIGITS + j, step);
+                    sums.multiply(&mut dots, j, word * DIGITS + j, step);
                 }
             }
-            sums.end_section();
+            sums.add(dots);
         }
         if !steps.is_multiple_of(DIGITS) {
+            let mut dots = [[_mm512_setzero_si512(); CHAINS]; 2];
             for (j, step) in digits(part.words(whole, 1).cast()).into_iter().take(steps % DIGITS).enumerate() {
-                sums.add(j, whole * DIGITS + j, step);
+                sums.multiply(&mut dots, j, whole * DIGITS + j, step);
             }
-            sums.end_section();
+            sums.add(dots);
         }
     }
     sums.store(ZERO, tile.groups, out);
@@ -123,11 +126,18 @@ unsafe fn digits(word: *const __m512i) -> [__m512i; DIGITS] {
     steps
 }
 
+/// The sum of all chains.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn together([a, b, c, d]: [__m512i; CHAINS]) -> __m512i {
+    _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d))
+}
+
 /// Sums of products with the codes of one token.
 struct OneToken<'a, I> {
-    token: &'a TokenCodes<'a>,
+    planes: *const i8,
+    sums: &'a [i16],
     padded: usize,
-    section: [[__m512i; CHAINS]; 2],
     totals: Totals<__m512i, 1>,
     input: PhantomData<I>,
 }
@@ -138,32 +148,29 @@ impl<'a, I: Input> OneToken<'a, I> {
     fn new(token: &'a TokenCodes<'a>, padded: usize) -> Self {
         // SAFETY: the caller has AVX-512.
         let totals = unsafe { Totals::zero::<Avx512>() };
-        Self { token, padded, section: [[_mm512_setzero_si512(); CHAINS]; 2], totals, input: PhantomData }
+        Self { planes: token.planes.as_ptr(), sums: token.sums, padded, totals, input: PhantomData }
     }
 
-    /// Adds the products of `step` and the token's step `at`; the sum has the number `j`, modulo [`CHAINS`].
+    /// Adds the products of `step` and the token's step `at` to sum `j`, modulo [`CHAINS`], of each plane.
     ///
     /// # Safety
     /// The token has that step.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn add(&mut self, j: usize, at: usize, step: __m512i) {
-        for (plane, sums) in self.section[..I::PLANES].iter_mut().enumerate() {
+    unsafe fn multiply(&self, sums: &mut [[__m512i; CHAINS]; 2], j: usize, at: usize, step: __m512i) {
+        for plane in 0..I::PLANES {
             // SAFETY: the caller's promise.
-            let q =
-                unsafe { self.token.planes.as_ptr().add(plane * self.padded + 4 * at).cast::<i32>().read_unaligned() };
-            sums[j % CHAINS] = _mm512_dpbusd_epi32(sums[j % CHAINS], step, _mm512_set1_epi32(q));
+            let q = unsafe { self.planes.add(plane * self.padded + 4 * at).cast::<i32>().read_unaligned() };
+            sums[plane][j % CHAINS] = _mm512_dpbusd_epi32(sums[plane][j % CHAINS], step, _mm512_set1_epi32(q));
         }
     }
 
-    /// Adds the sums to the totals: not later than after a section.
+    /// Adds to the totals what a section, or less, gave each plane.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn end_section(&mut self) {
-        let sums = self.section.map(|[a, b, c, d]| _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)));
+    fn add(&mut self, [first, last]: [[__m512i; CHAINS]; 2]) {
         // SAFETY: the caller has AVX-512.
-        unsafe { self.totals.add::<Avx512, I>(&[sums]) };
-        self.section = [[_mm512_setzero_si512(); CHAINS]; 2];
+        unsafe { self.totals.add::<Avx512, I>(&[[together(first), together(last)]]) };
     }
 
     /// Writes the sums of levels, which are codes minus `zero`, of all groups.
@@ -174,7 +181,7 @@ impl<'a, I: Input> OneToken<'a, I> {
         unsafe { self.totals.store::<Avx512, I>(0, out) };
         // At most 2^11 each: those of 2^24 columns fit.
         let sum = |plane: usize| {
-            let sums = &self.token.sums[plane * self.padded / RUN..][..groups * GROUP / RUN];
+            let sums = &self.sums[plane * self.padded / RUN..][..groups * GROUP / RUN];
             i64::from(sums.iter().map(|&sum| i32::from(sum)).sum::<i32>())
         };
         let all = if I::PLANES == 2 { (sum(0) << 8) + sum(1) } else { sum(0) };
