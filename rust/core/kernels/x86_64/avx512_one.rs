@@ -179,7 +179,7 @@ impl<'a, I: Input> OneToken<'a, I> {
     fn store(self, zero: i16, groups: usize, out: &mut Sums) {
         // SAFETY: the caller has AVX-512.
         unsafe { self.totals.store::<Avx512, I>(0, out) };
-        // At most 2^11 each: those of 2^24 columns fit.
+        // At most 2^11 each, of 2^17 columns at most.
         let sum = |plane: usize| {
             let sums = &self.sums[plane * self.padded / RUN..][..groups * GROUP / RUN];
             i64::from(sums.iter().map(|&sum| i32::from(sum)).sum::<i32>())
