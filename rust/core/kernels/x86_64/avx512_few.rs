@@ -145,6 +145,7 @@ unsafe fn sums<P: Codes, S: Scales, const T: usize, const SIDE: usize, const PAR
 ///
 /// # Safety
 /// A group is readable of both planes.
+#[expect(clippy::needless_range_loop, reason = "an index walks several arrays at once")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn group_terms<S: Scales, const SIDE: usize, const PARTS: usize>(
@@ -192,7 +193,7 @@ unsafe fn group_terms<S: Scales, const SIDE: usize, const PARTS: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn negated_levels<P: Codes, S: Scales, const PARTS: usize>(high: &[i16], low: &[i16], out: &mut [[i32; SUMS]; PARTS]) {
-    assert!(high.len() == low.len() && 0 < low.len() && low.len() <= SUMS);
+    assert!(high.len() == low.len() && !low.is_empty() && low.len() <= SUMS);
     let lanes = u32::MAX >> (SUMS - low.len());
     // SAFETY: lanes beyond the sums are masked, and masked lanes are not read.
     let (high, low) =

@@ -158,10 +158,10 @@ impl<'a, I: Input> OneToken<'a, I> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn multiply(&self, sums: &mut [[__m512i; CHAINS]; 2], j: usize, at: usize, step: __m512i) {
-        for plane in 0..I::PLANES {
+        for (plane, sums) in sums[..I::PLANES].iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let q = unsafe { self.planes.add(plane * self.padded + 4 * at).cast::<i32>().read_unaligned() };
-            sums[plane][j % CHAINS] = _mm512_dpbusd_epi32(sums[plane][j % CHAINS], step, _mm512_set1_epi32(q));
+            sums[j % CHAINS] = _mm512_dpbusd_epi32(sums[j % CHAINS], step, _mm512_set1_epi32(q));
         }
     }
 
