@@ -1,5 +1,5 @@
-//! One token or a few in A16, for AVX-512: products start with what the zero level takes off, and where they fit, the sums of
-//! both planes meet before the scale, so that a group costs a token little more than its products.
+//! One token or a few in A16, for AVX-512: products start with what the zero level takes off, and where they fit, the
+//! sums of both planes meet before the scale, so that a group costs a token little more than its products.
 
 use super::avx512_bytes::in_order;
 use super::avx512_panel::{LARGEST, Total, keep};
